@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "checkpoints/lineage.h"
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/fields.h"
+
+namespace rekindle {
+
+nlohmann::json to_json(const Lineage& lineage) {
+  nlohmann::json increments = nlohmann::json::array();
+  for (const IncrementRecord& increment : lineage.increments) {
+    increments.push_back(
+        {{"digest", increment.digest}, {"samples", increment.samples}, {"seen", increment.seen}});
+  }
+  return {{"parent", lineage.parent},
+          {"job", lineage.job},
+          {"increments", increments},
+          {"validation", lineage.validation},
+          {"test", lineage.test},
+          {"split_by", lineage.split_by},
+          {"held_out_test", lineage.held_out_test},
+          {"build", lineage.build}};
+}
+
+Lineage lineage_from_json(const nlohmann::json& json, const std::string& where) {
+  const Fields fields(json, where);
+  Lineage lineage;
+  lineage.parent = fields.digest_or_empty("parent");
+  lineage.job = fields.digest("job");
+  for (const Fields& increment : fields.objects("increments")) {
+    lineage.increments.push_back(
+        {increment.digest("digest"), increment.count("samples"), increment.count("seen")});
+  }
+  lineage.validation = fields.share("validation");
+  lineage.test = fields.share("test");
+  lineage.split_by = fields.text("split_by");
+  lineage.held_out_test = fields.share("held_out_test");
+  lineage.build = fields.text("build");
+  return lineage;
+}
+
+}  // namespace rekindle

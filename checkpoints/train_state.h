@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+
+namespace rekindle {
+
+// A stretch of steps that was trained by `world` ranks, up to where the next one begins.
+struct WorldSpan {
+  int64_t from_step = 0;
+  int world = 1;
+
+  bool operator==(const WorldSpan&) const = default;
+};
+
+// state.json: everything that a run needs to go on, besides weights and moments. There is no generator's
+// state in it: the sample order and all randomness are functions of the seed and of the progress.
+struct TrainState {
+  Progress progress;
+  uint64_t seed = 1;
+  int64_t optimizer_steps = 0;    // updates made: fewer than progress.step where steps were skipped
+  std::vector<WorldSpan> worlds;  // in order; the first begins at step 0
+  std::string job_digest;
+
+  bool operator==(const TrainState&) const = default;
+};
+
+nlohmann::json to_json(const TrainState& state);  // numbers read back to the same bits
+
+// Throws bad_input that names `where` and the key.
+TrainState train_state_from_json(const nlohmann::json& json, const std::string& where);
+
+}  // namespace rekindle

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/flat_layout.h"
+
+namespace rekindle {
+
+// One group of ranks. Every call but rank(), world() and abort() is collective: all ranks make the same calls in the
+// same order, from one thread each. Every wait has a deadline and a name; a missed one throws Error. The destructor
+// does not communicate. Tensors that allocate() and allocate_shared() return live no longer than the communicator.
+class Communicator {
+ public:
+  enum class Op { kSum, kMax };
+
+  virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const { return rank_; }
+  int world() const { return world_; }
+
+  // Zeroed memory of this rank, [numel], that the calls below reduce fastest, where it lies.
+  virtual at::Tensor allocate(int64_t numel, at::ScalarType dtype) = 0;
+
+  // Zeroed memory, [numel], that holds the same values on every rank by contract: one physical copy a node where that
+  // can be. A rank writes only what it owns; all_gather() makes it seen. Ask shares_memory() before writing it all.
+  virtual at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) = 0;
+  virtual bool shares_memory() const = 0;
+
+  // `tensor` becomes the sum (or maximum) over ranks of the same tensor, added in the order of the ranks: the same
+  // bits everywhere. Contiguous float32, float64, int64 or uint8 (the last: sum only).
+  virtual void all_reduce(at::Tensor tensor, Op op, const char* name) = 0;
+
+  // Starts summing `flat[range]`, cut into one slice a rank (FlatLayout::slice): once join() returns, this rank's
+  // slice holds the sum, and `squares[block]` the sum of its squares in each of its blocks. The other slices are
+  // undefined then. `flat` is float32 from allocate(); it may be written again after the next all_gather or barrier.
+  virtual void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) = 0;
+  virtual void join() = 0;
+
+  // Every rank gets the others' slices of `flat[range]`. `flat` comes from allocate() or allocate_shared().
+  virtual void all_gather(at::Tensor flat, Range range, const char* name) = 0;
+
+  // Every rank gets rank `root`'s values.
+  virtual void broadcast(at::Tensor tensor, int root, const char* name) = 0;
+  virtual void barrier(const char* name) = 0;
+
+  // Makes the other ranks' waits end with an error that names this one. Not collective.
+  virtual void abort() noexcept = 0;
+
+ protected:
+  Communicator(int rank, int world) : rank_(rank), world_(world) {}
+
+ private:
+  int rank_, world_;
+};
+
+// Texts of any length, by the calls above.
+std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text, const char* name);
+void broadcast_text(Communicator& communicator, std::string& text, int root, const char* name);
+
+// Runs `part` on every rank, or on rank `only` alone, and agrees on how it went: if it threw anywhere, every rank
+// throws the same AgreedError, that of the lowest rank it failed on. So a failure on one rank leaves no other one waiting.
+void together(Communicator& communicator, const char* name, const std::function<void()>& part, int only = -1);
+
+}  // namespace rekindle

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/flat_parameters.h"
+
+#include <torch/csrc/autograd/variable.h>
+
+#include "core/error.h"
+
+namespace rekindle {
+
+FlatParameters::FlatParameters(Communicator& communicator, Named parameters) : parameters_(std::move(parameters)) {
+  for (const auto& [name, parameter] : parameters_) {
+    if (parameter.scalar_type() != at::kFloat || !parameter.device().is_cpu()) {
+      throw bad_input("parameter '" + name + "' is " + at::toString(parameter.scalar_type()) + " on " +
+                          parameter.device().str(),
+                      "", "this version trains float32 parameters on the CPU");
+    }
+    layout_.append(name, parameter.sizes().vec());
+  }
+  flat_ = communicator.allocate_shared(layout_.size(), at::kFloat);
+  const bool writer = !communicator.shares_memory() || communicator.rank() == 0;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Range range = layout_.entries()[i].range;
+    at::Tensor& parameter = parameters_[i].second;
+    const at::Tensor view = flat_.narrow(0, range.begin, range.size()).view(parameter.sizes());
+    if (writer) view.copy_(parameter.detach());
+    parameter.set_data(view);
+  }
+  communicator.broadcast(flat_, 0, "initial parameters");
+}
+
+}  // namespace rekindle

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/flat_layout.h"
+
+namespace rekindle {
+
+// The parameters of a model as one line of memory that the communicator allocated: afterwards each parameter is a view
+// into it. All must be float32. On a node that shares memory there is one physical copy for all its ranks.
+class FlatParameters {
+ public:
+  using Named = std::vector<std::pair<std::string, at::Tensor>>;
+
+  // Collective. Every rank gets rank 0's values.
+  FlatParameters(Communicator& communicator, Named parameters);
+  FlatParameters(const FlatParameters&) = delete;
+  FlatParameters& operator=(const FlatParameters&) = delete;
+
+  const FlatLayout& layout() const { return layout_; }
+  const Named& parameters() const { return parameters_; }
+  const at::Tensor& flat() const { return flat_; }      // [layout().size()]
+
+ private:
+  FlatLayout layout_;
+  Named parameters_;
+  at::Tensor flat_;
+};
+
+}  // namespace rekindle

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/mpi_node_communicator.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <string>
+
+#include "comm/mpi_calls.h"
+
+namespace rekindle {
+namespace {
+
+// A file descriptor that closes itself; a mapping outlives it.
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int number() const { return number_; }
+
+ private:
+  int number_;
+};
+
+std::byte* map(int descriptor, size_t bytes) {
+  if (descriptor < 0) return nullptr;
+  void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+  return address == MAP_FAILED ? nullptr : static_cast<std::byte*>(address);
+}
+
+bool all_agree(MPI_Comm comm, bool mine) {
+  int agreed = mine;
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &agreed, 1, MPI_INT, MPI_MIN, comm), "MPI_Allreduce");
+  return agreed != 0;
+}
+
+bool one_node(MPI_Comm comm, int world) {
+  MPI_Comm node;
+  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
+  int local = 0;
+  MPI_Comm_size(node, &local);
+  MPI_Comm_free(&node);
+  return all_agree(comm, local == world);
+}
+
+}  // namespace
+
+MpiNodeCommunicator::MpiNodeCommunicator(MPI_Comm comm, int rank, int world)
+    : NodeCommunicator(rank, world), comm_(comm) {}
+
+MpiNodeCommunicator::~MpiNodeCommunicator() {
+  for (const Mapping& mapping : mappings_) munmap(mapping.address, mapping.bytes);
+  // The duplicate is not freed: MPI_Comm_free is collective, and destructors do not communicate.
+}
+
+std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm parent, const CommOptions& options) {
+  int rank = 0, world = 1;
+  MPI_Comm_rank(parent, &rank);
+  MPI_Comm_size(parent, &world);
+  if (!one_node(parent, world)) return nullptr;
+  MPI_Comm comm;
+  check_mpi(MPI_Comm_dup(parent, &comm), "MPI_Comm_dup");
+  std::unique_ptr<MpiNodeCommunicator> made(new MpiNodeCommunicator(comm, rank, world));
+  Region group;
+  if (!made->try_map(SharedGroup::bytes_for(world), true, group)) return nullptr;
+  made->meet(group[rank], options.deadline);
+  return made;
+}
+
+// Makes this rank's part, tells the others where it is, maps theirs. Success is agreed before anyone goes on; false,
+// everywhere, if it failed on any rank.
+bool MpiNodeCommunicator::try_map(size_t bytes, bool one_for_all, Region& region) {
+  const bool owner = !one_for_all || rank() == 0;
+  const Descriptor mine(owner ? memfd_create("rekindle", MFD_CLOEXEC) : -1);
+  bool good = !owner || (mine.number() >= 0 && ftruncate(mine.number(), static_cast<off_t>(bytes)) == 0);
+
+  int place[2] = {getpid(), mine.number()};
+  std::vector<int> places(2 * world());
+  check_mpi(MPI_Allgather(place, 2, MPI_INT, places.data(), 2, MPI_INT, comm_), "MPI_Allgather");
+  if (!all_agree(comm_, good)) return false;
+
+  std::vector<Mapping> mapped;
+  for (int r = 0; r < (one_for_all ? 1 : world()); ++r) {
+    const std::string path = "/proc/" + std::to_string(places[2 * r]) + "/fd/" + std::to_string(places[2 * r + 1]);
+    const Descriptor theirs(r == rank() ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC));
+    std::byte* address = map(r == rank() ? mine.number() : theirs.number(), bytes);
+    good = good && address != nullptr;
+    if (address != nullptr) mapped.push_back({address, bytes});
+  }
+  if (owner && good) std::memset(mapped[one_for_all ? 0 : rank()].address, 0, bytes);   // pages where their owner runs
+  // Also the barrier after which owners may close: everyone has opened everything.
+  if (!all_agree(comm_, good)) {
+    for (const Mapping& mapping : mapped) munmap(mapping.address, mapping.bytes);
+    return false;
+  }
+  region.clear();
+  for (int r = 0; r < world(); ++r) region.push_back(mapped[one_for_all ? 0 : r].address);
+  mappings_.insert(mappings_.end(), mapped.begin(), mapped.end());
+  return true;
+}
+
+NodeCommunicator::Region MpiNodeCommunicator::map_region(size_t bytes, bool one_for_all) {
+  Region region;
+  if (try_map(bytes, one_for_all, region)) return region;
+  throw Error("no memory of " + std::to_string(bytes >> 20) + " MiB to share on some rank",
+              {"rank " + std::to_string(rank()), "check the memory limit of the job or container"});
+}
+
+}  // namespace rekindle

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+#include <vector>
+
+#include "comm/node_communicator.h"
+#include "comm/options.h"
+
+namespace rekindle {
+
+// Ranks as processes of one node. A region is a memfd that every rank maps through /proc/PID/fd: it has no name, so
+// nothing is left behind after a kill -9, and it needs no room in /dev/shm, which containers keep small.
+// MPI serves only to tell each other where the memory is.
+class MpiNodeCommunicator : public NodeCommunicator {
+ public:
+  // Collective over `parent`, which is duplicated. Null, on every rank, where some rank is on another node or cannot
+  // map the others' memory.
+  static std::unique_ptr<MpiNodeCommunicator> create(MPI_Comm parent, const CommOptions& options);
+  ~MpiNodeCommunicator() override;
+
+ private:
+  struct Mapping {
+    std::byte* address;
+    size_t bytes;
+  };
+
+  MpiNodeCommunicator(MPI_Comm comm, int rank, int world);
+  bool try_map(size_t bytes, bool one_for_all, Region& region);
+  Region map_region(size_t bytes, bool one_for_all) override;
+
+  MPI_Comm comm_;
+  std::vector<Mapping> mappings_;
+};
+
+}  // namespace rekindle

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "comm/communicator.h"
+#include "comm/options.h"
+
+namespace rekindle {
+
+// MPI from its start to its end: one object, made first thing in `main`, destroyed last, after every communicator.
+// MPI is called from the thread that made it alone. Without mpirun it is a world of one.
+class MpiSession {
+ public:
+  MpiSession(int* argc, char*** argv);
+  ~MpiSession();   // waits for the other ranks, as MPI_Finalize does
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  int rank() const { return rank_; }
+  int world() const { return world_; }
+
+  // Collective. Ranks on one node exchange through memory that they share; otherwise, or where that memory cannot be
+  // had on some rank, through plain MPI, and rank 0 logs why.
+  std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
+
+  // Ends all ranks at once with this exit code: for an error that the others do not know of.
+  [[noreturn]] void abort(int exit_code);
+
+ private:
+  int rank_ = 0, world_ = 1;
+};
+
+}  // namespace rekindle

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/sum.h"
+
+#include <algorithm>
+#include <cstring>
+
+// One binary for every x86-64: the loader picks the widest version that the processor has. Not under a sanitizer,
+// whose runtime is not up yet when the choice is made.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define REKINDLE_WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define REKINDLE_WIDEST
+#endif
+
+namespace rekindle {
+namespace {
+
+// Small enough that the partial sums stay in the first-level cache.
+constexpr int64_t kChunk = 2048;
+
+REKINDLE_WIDEST void add_f32(float* out, const float* a, const float* b, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+REKINDLE_WIDEST void add_f64(double* out, const double* a, const double* b, int64_t n) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+void add(float* out, const float* a, const float* b, int64_t n) { add_f32(out, a, b, n); }
+void add(double* out, const double* a, const double* b, int64_t n) { add_f64(out, a, b, n); }
+template <typename T>
+void add(T* out, const T* a, const T* b, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(a[i] + b[i]);
+}
+
+template <typename T>
+void sum_chunks(T* out, std::span<const T* const> sources, int64_t count) {
+  if (sources.size() == 1) {
+    if (out != sources[0]) std::memmove(out, sources[0], static_cast<size_t>(count) * sizeof(T));
+    return;
+  }
+  if (sources.size() == 2) return add(out, sources[0], sources[1], count);
+  T partial[kChunk];   // `out` may be a later source, so it is written only when all were read
+  for (int64_t at = 0; at < count; at += kChunk) {
+    const int64_t n = std::min(kChunk, count - at);
+    add(partial, sources[0] + at, sources[1] + at, n);
+    for (size_t s = 2; s + 1 < sources.size(); ++s) add(partial, partial, sources[s] + at, n);
+    add(out + at, partial, sources.back() + at, n);
+  }
+}
+
+REKINDLE_WIDEST void add_squares(double* lanes, const float* values, int64_t n) {
+  for (int64_t i = 0; i + 16 <= n; i += 16) {
+    for (int lane = 0; lane < 16; ++lane) {
+      const double value = values[i + lane];
+      lanes[lane] += value * value;
+    }
+  }
+}
+
+}  // namespace
+
+void sum(float* out, std::span<const float* const> sources, int64_t count) { sum_chunks(out, sources, count); }
+void sum(double* out, std::span<const double* const> sources, int64_t count) { sum_chunks(out, sources, count); }
+void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count) { sum_chunks(out, sources, count); }
+void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count) { sum_chunks(out, sources, count); }
+
+double sum_of_squares(const float* values, int64_t count) {
+  double lanes[16] = {};
+  add_squares(lanes, values, count);
+  double total = 0;
+  for (const double lane : lanes) total += lane;
+  for (int64_t i = count / 16 * 16; i < count; ++i) total += static_cast<double>(values[i]) * values[i];
+  return total;
+}
+
+}  // namespace rekindle

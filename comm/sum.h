@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace rekindle {
+
+// out[i] = sources[0][i] + sources[1][i] + ..., always in this order, so that every rank gets the same bits.
+// `out` may be one of the sources; the sources do not overlap otherwise.
+void sum(float* out, std::span<const float* const> sources, int64_t count);
+void sum(double* out, std::span<const double* const> sources, int64_t count);
+void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count);
+void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count);   // modulo 256
+
+// The sum of squares in float64: 16 lanes that are added at the end in one fixed order. Infinity and NaN pass through.
+double sum_of_squares(const float* values, int64_t count);
+
+}  // namespace rekindle

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "core/batch.h"
+#include "data/batch_memory.h"
+#include "data/dataset.h"
+
+namespace rekindle {
+
+// Copies samples into a batch, in the order given: x is float32 [samples, ...], bytes become (byte / 255 -
+// mean) / std and floats stay as they are; y is int64 [samples]. Throws Error for an index that the data set
+// does not have, bad_input for a `std` that is not above zero.
+// `memory` is for callers that gather again and again.
+Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean, double std,
+             BatchMemory& memory);
+Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean, double std);
+
+}  // namespace rekindle

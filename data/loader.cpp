@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/loader.h"
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+#include "data/gather.h"
+#include "data/sample_order.h"
+
+namespace rekindle {
+namespace {
+
+Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptions& options,
+                          int64_t start_samples) {
+  const bool sound = options.global_batch > 0 && options.microbatch >= 0 && options.depth > 0 &&
+                     options.rank >= 0 && options.rank < options.world && start_samples >= 0;
+  if (!sound) throw Error("a loader's batch, micro-batch, depth, rank or start is out of range");
+  const Timeline timeline(static_cast<int64_t>(indices.size()), options.global_batch);
+  if (timeline.samples_after(timeline.steps_at(start_samples)) != start_samples) {
+    throw Error("no step starts at sample " + std::to_string(start_samples) + " with batches of " +
+                std::to_string(options.global_batch));
+  }
+  return timeline;
+}
+
+// The bounds of part `part` of `parts` even ones.
+std::pair<int64_t, int64_t> even_part(int64_t size, int64_t part, int64_t parts) {
+  return {size * part / parts, size * (part + 1) / parts};
+}
+
+}  // namespace
+
+Loader::Loader(const Dataset& data, std::vector<int64_t> indices, const LoaderOptions& options,
+               int64_t start_samples)
+    : data_(data),
+      indices_(std::move(indices)),
+      options_(options),
+      timeline_(checked_timeline(indices_, options_, start_samples)),
+      thread_([this, start_samples] { produce(start_samples); }) {}
+
+Loader::~Loader() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  half_empty_.notify_one();
+  thread_.join();
+}
+
+StepBatches Loader::next() {
+  std::unique_lock lock(mutex_);
+  ready_.wait(lock, [this] { return !queue_.empty() || failure_; });
+  if (queue_.empty()) std::rethrow_exception(failure_);
+  StepBatches step = std::move(queue_.front());
+  queue_.pop_front();
+  const bool wake = queue_.size() == options_.depth / 2;
+  lock.unlock();
+  if (wake) half_empty_.notify_one();
+  return step;
+}
+
+StepBatches Loader::step_at(int64_t samples) {
+  const int64_t epoch = timeline_.epoch_at(samples);
+  const int64_t first = samples - epoch * timeline_.epoch_samples();  // position in the epoch
+  StepBatches step;
+  step.global_samples = timeline_.batch_at(samples);
+  const auto [begin, end] = even_part(step.global_samples, options_.rank, options_.world);
+  step.local_samples = end - begin;
+
+  const SampleOrder order(options_.seed, epoch, timeline_.epoch_samples(), options_.shuffle);
+  std::vector<int64_t> chosen;
+  chosen.reserve(static_cast<size_t>(step.local_samples));
+  for (int64_t i = begin; i < end; ++i) chosen.push_back(indices_[static_cast<size_t>(order.at(first + i))]);
+
+  const int64_t most =
+      options_.microbatch > 0 ? options_.microbatch : std::max<int64_t>(step.local_samples, 1);
+  const int64_t parts = (step.local_samples + most - 1) / most;
+  for (int64_t part = 0; part < parts; ++part) {
+    const auto [from, to] = even_part(step.local_samples, part, parts);
+    const auto of_part = std::span(chosen).subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
+    step.micro.push_back(gather(data_, of_part, options_.mean, options_.std, memory_));
+  }
+  return step;
+}
+
+void Loader::produce(int64_t samples) {
+  try {
+    produce_until_stopped(samples);
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    failure_ = std::current_exception();
+  }
+  ready_.notify_one();
+}
+
+void Loader::produce_until_stopped(int64_t samples) {
+  for (;;) {
+    StepBatches step = step_at(samples);
+    samples += step.global_samples;
+    std::unique_lock lock(mutex_);
+    queue_.push_back(std::move(step));
+    if (queue_.size() == 1) ready_.notify_one();
+    if (queue_.size() == options_.depth) {
+      half_empty_.wait(lock, [this] { return stop_ || queue_.size() <= options_.depth / 2; });
+    }
+    if (stop_) return;
+  }
+}
+
+}  // namespace rekindle

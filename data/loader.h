@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/progress.h"
+#include "data/batch_memory.h"
+#include "data/dataset.h"
+
+namespace rekindle {
+
+struct LoaderOptions {
+  uint64_t seed = 1;
+  bool shuffle = true;  // false: the order of the indices, every epoch
+  int rank = 0, world = 1;
+  int64_t global_batch = 0;  // samples of a step over all ranks
+  int64_t microbatch = 0;    // most samples in one forward pass; 0: a rank's whole share
+  double mean = 0, std = 1;  // as gather() takes them
+  size_t depth = 8;          // most steps that are kept ready
+};
+
+// What one rank computes in one step.
+struct StepBatches {
+  std::vector<Batch> micro;    // of about equal size; none where a short last batch has nothing for this rank
+  int64_t local_samples = 0;   // in all of them
+  int64_t global_samples = 0;  // in those of all ranks together
+};
+
+// Hands out one rank's part of each step's global batch, step after step and epoch after epoch, without end.
+// The samples of a step and their order do not depend on the world: rank r has the r-th of `world` even,
+// contiguous parts.
+//
+// A thread of its own builds batches ahead, into a queue. It sleeps when the queue is full, until half of it
+// is used: where ranks and loaders share few cores, waking it for every step would cost more than the work it
+// does.
+class Loader {
+ public:
+  // `indices` are the samples to train on, `start_samples` how many all ranks together have seen: the start
+  // of a step. `data` must outlive the loader. Throws bad_input where there are no indices, Error for
+  // arguments that make no sense.
+  Loader(const Dataset& data, std::vector<int64_t> indices, const LoaderOptions& options,
+         int64_t start_samples = 0);
+  ~Loader();  // stops the thread after the step it is building
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  // For one thread. Waits for the step where it is not ready; throws what went wrong while it was built.
+  StepBatches next();
+
+ private:
+  StepBatches step_at(int64_t samples);
+  void produce(int64_t samples);
+  void produce_until_stopped(int64_t samples);
+
+  const Dataset& data_;
+  const std::vector<int64_t> indices_;
+  const LoaderOptions options_;
+  const Timeline timeline_;
+  BatchMemory memory_;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable ready_, half_empty_;
+  std::deque<StepBatches> queue_;
+  std::exception_ptr failure_;  // the last thing in the queue, so to speak
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace rekindle

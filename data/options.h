@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rekindle {
+
+// One arrival of data. Paths are resolved against the job file's folder.
+struct IncrementOptions {
+  std::filesystem::path images, labels;              // kind "idx", plain or .gz
+  std::filesystem::path path;                        // kind "safetensors": tensors x and y
+  std::optional<std::pair<int64_t, int64_t>> range;  // only these positions of the file: [begin, end)
+};
+
+enum class SplitBy { kKey, kTime };
+
+// How samples are held out. By key: XXH3 of a sample's bytes, so that a sample never changes side when data
+// is added and a duplicate never straddles.
+struct SplitOptions {
+  double validation = 0, test = 0;  // shares of the samples
+  SplitBy by = SplitBy::kKey;
+};
+
+struct DataOptions {
+  std::string kind = "idx";                  // idx, safetensors
+  std::vector<IncrementOptions> increments;  // in order of arrival
+  double mean = 0, std = 1;                  // of `normalize`, after scaling bytes to 0..1
+  bool shuffle = true;                       // false: file order
+};
+
+// `[batch]`
+struct BatchOptions {
+  int64_t global = 0;      // samples of one optimizer step over all workers; 0: not given
+  int64_t microbatch = 0;  // most samples in one forward pass; 0: a worker's whole share
+};
+
+}  // namespace rekindle

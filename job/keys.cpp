@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "job/keys.h"
+
+#include <algorithm>
+
+#include "job/kinds.h"
+#include "job/section.h"
+
+namespace rekindle {
+namespace {
+
+using Path = std::filesystem::path;
+using Texts = std::vector<std::string>;
+
+// The table being filled.
+struct Table {
+  std::vector<Key<Job>> rows;
+  Job defaults;
+
+  Table() {
+    defaults.model = ModelOptions(defaults.model.name(), built_in_model_defaults(defaults.model.name()));
+    defaults.verdict.emplace();
+  }
+
+  template <typename Options>
+  auto section(std::string name, Options Job::*member) {
+    const auto access = [member](auto& job) -> auto& {
+      return job.*member;
+    };
+    return Section<Job, decltype(access)>(rows, defaults, std::move(name), access);
+  }
+  template <typename Options>
+  auto section(std::string name, std::optional<Options> Job::*member) {
+    const auto access = [member](auto& job) -> auto& {
+      return *(job.*member);
+    };
+    return Section<Job, decltype(access)>(rows, defaults, std::move(name), access);
+  }
+};
+
+// A key of a built-in model, kept by name; the default, and with it the type, is the model room's.
+template <typename T>
+void add_model_key(Table& table, const std::string& model, const std::string& name, Kind<T> kind,
+                   std::string meaning) {
+  const std::string fallback = in_code(kind.print(std::get<T>(built_in_model_defaults(model).at(name))));
+  const auto nothing = [](const ModelOptions&) { return T{}; };
+  const auto set = [name](ModelOptions& options, T value) {
+    auto values = options.values();
+    values[name] = std::move(value);
+    options = ModelOptions(options.name(), std::move(values));
+  };
+  kind.print = [](const T&) { return ""; };  // the writer writes the keys of any model
+  table.section(kAnyModel, &Job::model)
+      .key(name, kind, nothing, set, meaning + "; only with `" + model + "`")
+      .default_is(fallback);
+}
+
+void add_model(Table& table) {
+  Kind<std::string> name = text("a name");
+  name.not_built = models_not_built();
+  name.read = [read = name.read](const Item& item) -> std::optional<std::string> {
+    std::optional<std::string> value = read(item);
+    if (value && std::ranges::count(models_not_built(), *value) > 0) {
+      return item.not_built(either(built_in_models()) + " or a model of your own worker");
+    }
+    return value;
+  };
+  const auto get = [](const ModelOptions& options) { return options.name(); };
+  const auto set = [](ModelOptions& options, std::string value) {
+    options = ModelOptions(value, options.values());
+  };
+  table.section(kAnyModel, &Job::model)
+      .key("name", name, get, set,
+           "`mlp`, `logistic`, `resnet18`, or a model of your own worker, which reads keys of its own");
+  add_model_key(table, "mlp", "hidden", list_of(integer<int64_t>(1), "a list of integers >= 1"),
+                "widths of the hidden layers");
+  add_model_key(table, "mlp", "dropout", number(from_to_below(0, 1)),
+                "share of activations dropped in training");
+  add_model_key(table, "mlp", "batch_norm", boolean(), "normalises each hidden layer over the batch");
+}
+
+void add_data(Table& table) {
+  auto data = table.section("data", &Job::data);
+  const Texts sources{"increments", "path", "manifest"};
+  const Kind<std::vector<IncrementOptions>> increments{"a list of tables or paths", read_increments,
+                                                       print_increments};
+  const auto no_path = [](const DataOptions&) { return Path(); };  // it is written as an increment
+  const auto set_path = [](DataOptions& options, Path file) {
+    options.increments.assign(1, {});
+    options.increments.front().path = std::move(file);
+  };
+
+  data.key("kind", choice({"idx", "safetensors"}, {"cifar", "csv", "jsonl", "tokens", "parquet"}),
+           &DataOptions::kind, "format of the files")
+      .default_is("`\"safetensors\"` where increments have `path`, else `\"idx\"`");
+  data.key("increments", increments, &DataOptions::increments,
+           "the data in order of arrival: tables with the keys of `data.increments`, or paths of safetensors "
+           "files")
+      .one_of(sources);
+  data.key("path", path(), no_path, set_path, "one safetensors file, as the only increment").one_of(sources);
+  data.later<Path>("manifest", path(), {}, "a TOML file that lists the increments").one_of(sources);
+  data.later<std::string>("use", choice({"all"}, {"new", "last:N"}), "all",
+                          "which increments are trained on");
+  data.key("shuffle", boolean(), &DataOptions::shuffle,
+           "a new order for every epoch, from the seed; false: file order");
+  data.later<size_t>("augment", list("a list of texts"), 0, "changes to training images");
+}
+
+void add_data_tables(Table& table) {
+  auto normalize = table.section("data.normalize", &Job::data);
+  normalize.key("mean", list_of_one(number(), "a list of one number"), &DataOptions::mean,
+                "subtracted, after bytes are scaled to 0..1");
+  normalize.key("std", list_of_one(number(above(0)), "a list of one number > 0"), &DataOptions::std,
+                "what is left is divided by this");
+
+  auto replay = table.section("data.replay", &Job::data);
+  replay.later<double>("share", number(from_to(0, 1)), 0, "share of old samples in each batch");
+  replay.later<std::string>("by", choice({"uniform"}), "uniform", "how old samples are drawn");
+}
+
+void add_batch(Table& table) {
+  auto batch = table.section("batch", &Job::batch);
+  const Texts sizes{"global", "per_worker"};
+  const Kind<int64_t> count = integer<int64_t>(1);
+  batch
+      .key("global", count, &BatchOptions::global,
+           "samples of one optimizer step, over all workers; accumulation is worked out")
+      .one_of(sizes);
+  batch.later<int64_t>("per_worker", count, {}, "samples of one step and worker").one_of(sizes);
+  batch.key("microbatch", integer<int64_t>(0), &BatchOptions::microbatch,
+            "most samples in one forward pass; 0: a worker's whole share");
+  batch.later<int64_t>("virtual_workers", count, 8, "parts that the global batch is cut in, for `any-world`");
+}
+
+void add_optimizer(Table& table) {
+  auto optimizer = table.section("optimizer", &Job::optimizer);
+  using Betas = std::pair<double, double>;
+  const auto get_betas = [](const OptimizerOptions& options) { return Betas(options.beta1, options.beta2); };
+  const auto set_betas = [](OptimizerOptions& options, Betas betas) {
+    options.beta1 = betas.first;
+    options.beta2 = betas.second;
+  };
+
+  optimizer.key("name", choice({"sgd", "adamw"}, {"adam", "lars", "lamb"}), &OptimizerOptions::name,
+                "the update rule");
+  optimizer
+      .key("momentum", number(from_to_below(0, 1)), &OptimizerOptions::momentum,
+           "share of the last update that is kept")
+      .only_with_optimizer("sgd");
+  optimizer.key("nesterov", boolean(), &OptimizerOptions::nesterov, "Nesterov's momentum; needs `momentum`")
+      .only_with_optimizer("sgd");
+  optimizer
+      .key("betas", pair_of(number(from_to_below(0, 1)), "a list of two numbers in [0, 1)"), get_betas,
+           set_betas, "decay of the averages of gradients and of their squares")
+      .only_with_optimizer("adamw");
+  optimizer.key("eps", number(at_least(0)), &OptimizerOptions::eps, "added to the divisor")
+      .only_with_optimizer("adamw");
+  optimizer
+      .key("weight_decay", number(at_least(0)), &OptimizerOptions::weight_decay,
+           "pull of every weight towards zero")
+      .default_is("`0.01` with `adamw`, else `0.0`");
+  optimizer
+      .key("no_decay", maybe(list_of(text("a glob"), "a list of globs")), &OptimizerOptions::no_decay,
+           "globs over parameter names that weight decay leaves alone; `[]`: all decay")
+      .default_is("parameters of at most one dimension");
+  optimizer.key("max_grad_norm", number(at_least(0)), &OptimizerOptions::max_grad_norm,
+                "gradients are scaled down to this norm; 0: never");
+}
+
+void add_schedule(Table& table) {
+  auto schedule = table.section("schedule", &Job::schedule);
+  const auto scaling =
+      choice<LrScaling>({{"none", LrScaling::kNone}, {"linear", LrScaling::kLinear}}, {"sqrt", "adam-sqrt"});
+  const auto shape =
+      choice<WarmupShape>({{"linear", WarmupShape::kLinear}}, {"exponential", "cosine", "constant"});
+  const auto decay =
+      choice<Decay>({{"constant", Decay::kConstant}, {"cosine", Decay::kCosine}},
+                    {"linear", "polynomial", "step", "exponential", "inverse-sqrt", "wsd", "one-cycle"});
+  Kind<int64_t> batch = integer<int64_t>(1);
+  batch.print = [](const int64_t& value) { return value > 0 ? std::to_string(value) : ""; };
+
+  schedule.key("base_lr", number(above(0)), &ScheduleOptions::base_lr, "learning rate at `base_batch`")
+      .required();
+  schedule.key("base_batch", batch, &ScheduleOptions::base_batch,
+               "global batch that `base_lr` was tuned at; needed where `lr_scaling` is not `none`");
+  schedule.key("lr_scaling", scaling, &ScheduleOptions::lr_scaling, "how the rate follows the global batch");
+  schedule.key("warmup", length({.type = "a length, not in time", .time = false}), &ScheduleOptions::warmup,
+               "length of the warm-up");
+  schedule.key("warmup_shape", shape, &ScheduleOptions::warmup_shape, "how the rate rises");
+  schedule.key("warmup_start_factor", number(from_to(0, 1)), &ScheduleOptions::warmup_start_factor,
+               "where the warm-up starts, as a share of the peak");
+  schedule.later<std::string>("warmup_fixed_in", choice({"samples"}, {"steps"}), "samples",
+                              "what stays of the warm-up when the batch grows");
+  schedule.key("decay", decay, &ScheduleOptions::decay,
+               "how the rate falls, from the end of the warm-up to the end of the run");
+  schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
+               "where the decay ends, as a share of the peak");
+}
+
+void add_later_schedules(Table& table) {
+  auto schedule = table.section("schedule", &Job::schedule);
+  schedule.later<double>("decay_power", number(above(0)), 1, "exponent of `polynomial`");
+  schedule.later<double>("decay_factor", number(above(0)), 1, "what `step` multiplies the rate by");
+  schedule.later<Length>("decay_every", length(), {}, "how often `step` does so");
+  schedule.later<size_t>("decay_at", list("a list of lengths"), 0, "when `step` does so");
+  schedule.later<int64_t>("cycles", integer<int64_t>(1), 1, "how often `cosine` starts anew");
+  schedule.later<Length>("timescale", length(), {}, "of `inverse-sqrt`");
+  schedule.later<Length>("cooldown", length(), Length{}, "length of the last part of `wsd`");
+  schedule.later<std::string>("cooldown_shape", choice({"linear"}, {"cosine", "1-sqrt"}), "linear",
+                              "how the rate falls there");
+}
+
+void add_warm_start(Table& table) {
+  auto start = table.section("warm_start", &Job::warm_start);
+  const auto strategy = choice<Strategy>({{"cold", Strategy::kCold}, {"warm", Strategy::kWarm}},
+                                         {"shrink-perturb", "fire", "dash", "reset-layers", "race"});
+  start.key("from", path_or("promoted"), &WarmStartOptions::from,
+            "the parent: the line's `promoted`, or a run, a checkpoint or a safetensors file; empty: none");
+  start.key("strategy", strategy, &WarmStartOptions::strategy,
+            "`warm` starts from the parent's weights; `cold` only compares with the parent");
+  start.key("min_loaded", number(from_to(0, 1)), &WarmStartOptions::min_loaded,
+            "share of the parameters that must come from the parent");
+  start.later<double>("shrink_factor", number(), 1, "the parent's weights are multiplied by this");
+  start.later<double>("noise_factor", number(), 0, "this much of a fresh initialisation is added");
+  start.later<size_t>("include", list("a list of globs"), 0, "parameters that are loaded");
+  start.later<size_t>("exclude", list("a list of globs"), 0, "parameters that start fresh");
+  start.later<size_t>("rename", list("a list of pairs of texts"), 0, "patterns that map the parent's names");
+  start.later<std::string>("read", choice({"rank0"}, {"each-node"}), "rank0", "who reads the parent");
+
+  auto load = table.section("warm_start.load", &Job::warm_start);
+  load.later<std::string>("weights", choice({"load"}, {"reset"}), "load", "the model's weights");
+  load.later<std::string>("batch_norm", choice({"load"}, {"reset"}), "load",
+                          "running statistics of batch-norm");
+  load.later<std::string>("ema", choice({"reset"}, {"load"}), "reset", "averaged weights");
+  load.later<std::string>("optimizer", choice({"reset"}, {"load", "rescale"}), "reset",
+                          "moments of the optimizer");
+  load.later<std::string>("schedule", choice({"reset"}, {"continue", "re-warm"}), "reset",
+                          "place in the schedule");
+}
+
+void add_evaluation(Table& table) {
+  auto evaluation = table.section("evaluation", &Job::evaluation);
+  auto split = table.section("evaluation", &Job::split);
+  const Kind<double> share = number(from_to_below(0, 1));
+  evaluation
+      .key("every", length(kInterval), &EvaluationOptions::every, "how often validation data are scored")
+      .may_change_on_resume();
+  evaluation.key("batch", integer<int64_t>(1), &EvaluationOptions::batch, "samples in one forward pass");
+  split.key("validation", share, &SplitOptions::validation,
+            "share of the samples held out to watch the training");
+  split.key("test", share, &SplitOptions::test, "share of the samples held out for the verdict");
+  split.key("split_by", choice<SplitBy>({{"key", SplitBy::kKey}}, {"time"}), &SplitOptions::by,
+            "`key`: by a digest of the sample, which never changes side when data are added");
+}
+
+void add_checkpoint(Table& table) {
+  auto checkpoint = table.section("checkpoint", &Job::checkpoint);
+  checkpoint.key("every", length(kInterval), &CheckpointOptions::every, "how often the run is saved")
+      .may_change_on_resume();
+  checkpoint.key("keep", integer<int>(2), &CheckpointOptions::keep, "checkpoints that stay")
+      .may_change_on_resume();
+  checkpoint
+      .key("verify", boolean(), &CheckpointOptions::verify,
+           "each is read back from the disk before it counts")
+      .may_change_on_resume();
+  checkpoint.later<bool>("gather", boolean(), false, "for ranks that share no file system");
+}
+
+void add_verdict(Table& table) {
+  auto verdict = table.section("verdict", &Job::verdict);
+  verdict.key("metric", choice({"accuracy", "loss"}), &VerdictOptions::metric,
+              "what child and parent are compared by");
+  verdict.key("min_gain", number(), &VerdictOptions::min_gain,
+              "the lower bound of the gain on new test data must reach this");
+  verdict.key("max_forgetting", number(at_least(0)), &VerdictOptions::max_forgetting,
+              "the lower bound on old test data may fall by this");
+  verdict.key("if_inconclusive", choice<bool>({{"keep-parent", false}, {"promote", true}}),
+              &VerdictOptions::promote_if_inconclusive, "which way it falls where the bounds do not tell");
+}
+
+Kind<int> worker_count() {
+  Kind<int> kind = integer<int>(1);
+  kind.not_built = {"2..8"};
+  kind.read = [read = kind.read](const Item& item) -> std::optional<int> {
+    const auto* range = item.node.as_string();
+    if (range != nullptr && range->get().find("..") != std::string::npos)
+      return item.not_built("an integer >= 1");
+    return read(item);
+  };
+  return kind;
+}
+
+void add_run(Table& table) {
+  auto run = table.section("run", &Job::run);
+  const Texts places{"line", "directory"};
+  const auto modes = choice<Reproducible>(
+      {{"fast", Reproducible::kFast}, {"same-world", Reproducible::kSameWorld}}, {"any-world"});
+  const auto on_nan = choice<OnNan>({{"stop", OnNan::kStop}, {"skip", OnNan::kSkip}}, {"rollback"});
+
+  run.key("line", path(), &RunOptions::line, "a folder of runs of one model, each in a directory of its own")
+      .one_of(places)
+      .may_change_on_resume();
+  run.key("directory", path(), &RunOptions::directory, "of one run outside any line")
+      .one_of(places)
+      .may_change_on_resume();
+  run.key("duration", length({.type = "a length > 0, not a share", .zero = false, .share = false}),
+          &RunOptions::duration, "length of the run")
+      .required()
+      .may_change_on_resume();
+  run.key("seed", integer<uint64_t>(0), &RunOptions::seed, "of every random choice");
+  run.key("reproducible", modes, &RunOptions::reproducible,
+          "`same-world`: the same bits again on the same number of workers");
+  run.key("threads", integer<int>(1, 1024), &RunOptions::threads, "of each worker, for tensor operations");
+  run.key("workers", worker_count(), &RunOptions::workers, "how many; `-n` of the command overrides it")
+      .may_change_on_resume();
+  run.later<int>("max_restarts", integer<int>(0), 0, "restarts after a failure");
+  run.key("deadline", wait_time(), &RunOptions::deadline, "of every wait for another worker")
+      .may_change_on_resume();
+  run.later<std::string>("precision", choice({"float32"}, {"bfloat16", "float16"}), "float32",
+                         "of the forward and backward pass");
+  run.key("on_nan", on_nan, &RunOptions::on_nan, "what follows a gradient that is not finite");
+  run.key("log_every", length(kInterval), &RunOptions::log_every,
+          "how often a step is written to `metrics.jsonl`")
+      .may_change_on_resume();
+}
+
+std::vector<Key<IncrementOptions>> make_increment_keys() {
+  using Positions = std::optional<std::pair<int64_t, int64_t>>;
+  const auto itself = [](auto& increment) -> auto& {
+    return increment;
+  };
+  std::vector<Key<IncrementOptions>> rows;
+  const IncrementOptions defaults;
+  Section<IncrementOptions, decltype(itself)> increment(rows, defaults, kIncrements, itself);
+
+  auto range = pair_of(integer<int64_t>(0), "a list of two integers, 0 <= begin < end");
+  range.read = [read = range.read, type = range.type](const Item& item) -> Positions {
+    auto value = read(item);
+    if (value && value->first >= value->second) return item.wrong(type);
+    return value;
+  };
+  increment.key("images", path(), &IncrementOptions::images, "an IDX file, plain or .gz; with `labels`");
+  increment.key("labels", path(), &IncrementOptions::labels, "an IDX file, plain or .gz; with `images`");
+  increment.key("path", path(), &IncrementOptions::path, "a safetensors file with the tensors `x` and `y`");
+  increment
+      .key("range", maybe(range), &IncrementOptions::range,
+           "only these positions of the file: from begin up to, not with, end")
+      .default_is("the whole file");
+  return rows;
+}
+
+}  // namespace
+
+const std::vector<Key<Job>>& job_keys() {
+  static const std::vector<Key<Job>> keys = [] {
+    Table table;
+    for (const auto add :
+         {add_model, add_data, add_data_tables, add_batch, add_optimizer, add_schedule, add_later_schedules,
+          add_warm_start, add_evaluation, add_checkpoint, add_verdict, add_run}) {
+      add(table);
+    }
+    return std::move(table.rows);
+  }();
+  return keys;
+}
+
+const std::vector<Key<IncrementOptions>>& increment_keys() {
+  static const std::vector<Key<IncrementOptions>> keys = make_increment_keys();
+  return keys;
+}
+
+bool is_section(const std::string& name) {
+  return std::ranges::any_of(job_keys(), [&](const Key<Job>& key) { return key.section == name; });
+}
+
+std::vector<std::string> names_in(const std::string& section) {
+  std::vector<std::string> names;
+  const auto add = [&](const std::string& name) {
+    if (std::ranges::count(names, name) == 0) names.push_back(name);
+  };
+  const std::string prefix = section.empty() ? "" : section + ".";
+  for (const Key<Job>& key : job_keys()) {
+    if (key.section == section) add(key.name);
+    if (key.section != section && key.section.starts_with(prefix)) {
+      add(key.section.substr(prefix.size(), key.section.find('.', prefix.size()) - prefix.size()));
+    }
+  }
+  for (const Key<IncrementOptions>& key : increment_keys()) {
+    if (key.section == section) add(key.name);
+  }
+  return names;
+}
+
+}  // namespace rekindle

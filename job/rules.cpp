@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "core/text.h"
+#include "job/keys.h"
+#include "job/kinds.h"
+#include "job/reader.h"
+
+namespace rekindle {
+namespace {
+
+// What the rules look at.
+struct Case {
+  const toml::table& root;
+  const Given& given;
+  Job& job;
+  Mistakes& mistakes;
+
+  bool has(const std::string& name) const { return given.has(name); }
+  void add(const std::string& name, const std::string& what) const {
+    mistakes.add(given.where(name), name + " " + what);
+  }
+
+  // Where a missing key would stand: at its section, or where the file begins.
+  toml::source_region section(const std::string& name) const {
+    const toml::node* node = root.get(name);
+    return node != nullptr ? node->source() : root.source();
+  }
+};
+
+void exactly_one(const Case& it, const Key<Job>& key) {
+  std::vector<std::string> given, quoted;
+  bool slipped = it.given.slipped(key.section);
+  for (const std::string& name : key.one_of) {
+    const std::string full = key.section + "." + name;
+    if (it.has(full)) given.push_back(full);
+    slipped |= it.given.slipped(full);
+    quoted.push_back("'" + name + "'");
+  }
+  for (size_t i = 1; i < given.size(); ++i) {
+    it.add(given[i], "contradicts " + given[0] + ", expected only one of them");
+  }
+  if (!given.empty() || slipped) return;
+  it.mistakes.add(it.section(key.section),
+                  key.one_of.size() == 1
+                      ? "[" + key.section + "] lacks " + quoted[0] + ", expected " + key.type
+                      : "[" + key.section + "] lacks a key, expected one of " + enumerate(quoted));
+}
+
+void goes_with_optimizer(const Case& it, const Key<Job>& key) {
+  const bool fits = !it.given.well("optimizer.name") || it.job.optimizer.name == key.optimizer;
+  if (!it.has(key.full_name()) || fits) return;
+  it.add(key.full_name(), "does not go with optimizer.name = " + quote(it.job.optimizer.name) +
+                              ", expected it only with " + quote(key.optimizer));
+}
+
+void data_kind(const Case& it) {
+  const auto& increments = it.job.data.increments;
+  const auto has_path = [](const IncrementOptions& increment) { return !increment.path.empty(); };
+  if (increments.empty()) return;  // told by another rule
+  const bool paths = std::ranges::all_of(increments, has_path);
+  if (!paths && std::ranges::any_of(increments, has_path)) {
+    return it.add("data.increments",
+                  "mixes formats, expected all with 'path' or all with 'images' and 'labels'");
+  }
+  const std::string kind = paths ? "safetensors" : "idx";
+  if (!it.has("data.kind")) {
+    it.job.data.kind = kind;
+  } else if (it.given.well("data.kind") && it.job.data.kind != kind) {
+    it.add("data.kind", "is " + quote(it.job.data.kind) + ", expected " + quote(kind) +
+                            " as the increments have " + (paths ? "'path'" : "'images' and 'labels'"));
+  }
+}
+
+void optimizer(const Case& it) {
+  OptimizerOptions& options = it.job.optimizer;
+  const bool momentum_known = it.given.well("optimizer.momentum") && !it.given.slipped("optimizer.momentum");
+  if (options.nesterov && options.momentum == 0 && momentum_known && options.name == "sgd") {
+    it.add("optimizer.nesterov", "is true without momentum, expected optimizer.momentum > 0");
+  }
+  // PyTorch's defaults differ.
+  if (!it.has("optimizer.weight_decay") && options.name == "adamw") options.weight_decay = 0.01;
+}
+
+void schedule(const Case& it) {
+  const ScheduleOptions& options = it.job.schedule;
+  if (options.lr_scaling != LrScaling::kNone && options.base_batch == 0 && !it.has("schedule.base_batch") &&
+      !it.given.slipped("schedule.base_batch")) {
+    it.add("schedule.lr_scaling", "needs schedule.base_batch, the global batch that base_lr was tuned at");
+  }
+}
+
+void split(const Case& it) {
+  if (it.job.split.validation + it.job.split.test < 1) return;
+  it.add("evaluation.test", "and evaluation.validation leave nothing to train on, expected a sum below 1");
+}
+
+}  // namespace
+
+void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes& mistakes) {
+  const Case it{root, given, job, mistakes};
+  for (const Key<Job>& key : job_keys()) {
+    if (!key.one_of.empty() && key.one_of.front() == key.name) exactly_one(it, key);
+    if (!key.optimizer.empty()) goes_with_optimizer(it, key);
+  }
+  data_kind(it);
+  optimizer(it);
+  schedule(it);
+  split(it);
+}
+
+}  // namespace rekindle

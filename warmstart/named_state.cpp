@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "warmstart/named_state.h"
+
+#include "core/digest.h"
+#include "core/error.h"
+
+namespace rekindle {
+namespace {
+
+using safetensors::DType;
+
+template <typename Visit>
+void for_each(const NamedState& state, const Visit& visit) {
+  for (const auto& [name, tensor] : state.parameters) visit(name, tensor);
+  for (const auto& [name, tensor] : state.buffers) visit(name, tensor);
+}
+
+std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
+  return {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
+}
+
+}  // namespace
+
+DType dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kBool: return DType::kBool;
+    case at::kByte: return DType::kU8;
+    case at::kChar: return DType::kI8;
+    case at::kShort: return DType::kI16;
+    case at::kInt: return DType::kI32;
+    case at::kLong: return DType::kI64;
+    case at::kHalf: return DType::kF16;
+    case at::kBFloat16: return DType::kBF16;
+    case at::kFloat: return DType::kF32;
+    case at::kDouble: return DType::kF64;
+    default: throw Error(std::string("a tensor of type ") + at::toString(tensor.scalar_type()) + " cannot be saved");
+  }
+}
+
+std::span<std::byte> bytes_of(at::Tensor& tensor) {
+  return {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()};
+}
+
+std::vector<safetensors::TensorView> views_of(const NamedState& state) {
+  std::vector<safetensors::TensorView> views;
+  for_each(state, [&](const std::string& name, const at::Tensor& tensor) {
+    if (!tensor.is_contiguous()) throw Error("tensor '" + name + "' is not contiguous");
+    views.push_back({name, dtype_of(tensor), tensor.sizes().vec(), bytes_of(tensor)});
+  });
+  return views;
+}
+
+std::string digest_of(const NamedState& state) {
+  Digest digest;
+  for_each(state, [&](const std::string& name, const at::Tensor& tensor) {
+    digest.update(name).update(bytes_of(tensor));
+  });
+  return digest.hex();
+}
+
+void check_same_on_all_ranks(Communicator& communicator, const NamedState& state, const char* name) {
+  const auto digests = all_gather_text(communicator, digest_of(state), name);
+  for (size_t rank = 1; rank < digests.size(); ++rank) {
+    if (digests[rank] == digests[0]) continue;
+    throw AgreedError(Error("rank " + std::to_string(rank) + " does not hold the same weights as rank 0",
+                            {name, "digests " + digests[rank] + " and " + digests[0]}));
+  }
+}
+
+}  // namespace rekindle

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/safetensors.h"
+
+namespace rekindle {
+
+// Parameters and buffers of a model by name, sharing its memory: what model.safetensors holds.
+struct NamedState {
+  std::vector<std::pair<std::string, at::Tensor>> parameters, buffers;
+};
+
+// As safetensors takes it. The tensors must be contiguous, and live as long as the views.
+std::vector<safetensors::TensorView> views_of(const NamedState& state);
+
+safetensors::DType dtype_of(const at::Tensor& tensor);   // throws Error for a type that the format lacks
+std::span<std::byte> bytes_of(at::Tensor& tensor);
+
+// XXH3-128 over names and bytes.
+std::string digest_of(const NamedState& state);
+
+// Collective: throws Error, on every rank, that names the first rank whose state is not rank 0's.
+void check_same_on_all_ranks(Communicator& communicator, const NamedState& state, const char* name);
+
+}  // namespace rekindle

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <string>
+
+namespace rekindle {
+
+// environment.json: what a result may depend on besides job and data. Versions, processor, host, world.
+nlohmann::ordered_json describe_environment(int world);
+
+std::string build_name();   // "rekindle 0.1.0, LibTorch 2.11.0, g++ 12.2"; the same on all ranks of a run
+
+}  // namespace rekindle

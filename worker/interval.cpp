@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/interval.h"
+
+#include <cmath>
+
+namespace rekindle {
+
+Interval::Interval(const Length& length, const Timeline& timeline, double run_samples) : unit_(length.unit) {
+  const bool counted = unit_ == Unit::kBatches || unit_ == Unit::kSeconds;
+  every_ = counted ? length.value : timeline.samples_in(length, run_samples);
+}
+
+double Interval::position(const Progress& progress) const {
+  switch (unit_) {
+    case Unit::kBatches: return static_cast<double>(progress.step);
+    case Unit::kSeconds: return progress.seconds;
+    default: return static_cast<double>(progress.samples);
+  }
+}
+
+bool Interval::due(const Progress& before, const Progress& after) const {
+  if (every_ <= 0) return false;
+  return std::floor(position(after) / every_) > std::floor(position(before) / every_);
+}
+
+}  // namespace rekindle

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "core/progress.h"
+#include "core/units.h"
+
+namespace rekindle {
+
+// "every 1ep": whether a multiple of a length lies between two points of a run. Batches are counted in steps, time in
+// the seconds that the ranks agreed on, all else in samples. A length of 0 is never due.
+class Interval {
+ public:
+  Interval(const Length& length, const Timeline& timeline, double run_samples);
+
+  bool due(const Progress& before, const Progress& after) const;
+
+ private:
+  double position(const Progress& progress) const;
+
+  Unit unit_;
+  double every_;
+};
+
+}  // namespace rekindle

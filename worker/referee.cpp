@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/referee.h"
+
+#include <ATen/Context.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/names.h"
+#include "warmstart/load_weights.h"
+#include "worker/line.h"
+#include "worker/model_card.h"
+
+namespace rekindle {
+namespace {
+
+using nlohmann::json;
+
+json to_json(const ParentFacts& facts) {
+  json increments = json::array();
+  for (const IncrementRecord& record : facts.increments) increments.push_back({record.digest, record.samples, record.seen});
+  return {{"digest", facts.digest},
+          {"weights", facts.weights},
+          {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
+          {"increments", increments},
+          {"held_out_test", facts.held_out_test}};
+}
+
+ParentFacts parent_facts_from(const json& text) {
+  ParentFacts facts;
+  facts.digest = text["digest"];
+  facts.weights = text["weights"];
+  if (!text["card"].is_null()) facts.card = model_card_from_json(text["card"], "the parent's model.json");
+  for (const json& record : text["increments"]) facts.increments.push_back({record[0], record[1], record[2]});
+  facts.held_out_test = text["held_out_test"];
+  return facts;
+}
+
+}  // namespace
+
+ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, const Job& job) {
+  std::string text;
+  together(communicator, "looking for the parent", [&] {
+    ParentFacts facts;
+    const std::string& from = job.warm_start.from;
+    if (const auto parent = from.empty() ? std::nullopt : find_parent(files, from, job.run.line)) {
+      facts.digest = parent->digest;
+      facts.weights = parent->weights.string();
+      facts.held_out_test = 0;   // of weights from elsewhere nobody knows what they were trained on
+      if (parent->checkpoint) {
+        facts.card = parent->checkpoint->card;
+        facts.increments = parent->checkpoint->lineage.increments;
+        facts.held_out_test = parent->checkpoint->lineage.held_out_test;
+      }
+    }
+    text = to_json(facts).dump();
+  }, 0);
+  broadcast_text(communicator, text, 0, "facts of the parent");
+  return parent_facts_from(json::parse(text));
+}
+
+Referee::Referee(const Run& run, ParentFacts parent) : run_(run), parent_(std::move(parent)) {
+  // Only what no ancestor was trained on can tell parent and child apart. Data that no ancestor had is new to all.
+  std::set<std::string> known;
+  for (const IncrementRecord& record : parent_.increments) known.insert(record.digest);
+  for (const int64_t index : run.split.test) {
+    const auto& increments = run.data.increments();
+    const auto increment = std::find_if(increments.begin(), increments.end(),
+                                        [&](const Increment& candidate) { return index < candidate.end; });
+    if (!known.contains(increment->digest)) {
+      test_new_.push_back(index);
+    } else if (split_key(run.data, index) < parent_.held_out_test) {
+      test_old_.push_back(index);
+    }
+  }
+}
+
+Scores Referee::score(Model& model, const std::vector<int64_t>& indices, const char* set, const char* who,
+                      const Progress& progress) {
+  Scores scores = evaluate(run_.communicator, model, run_.data, indices, run_.evaluate_options());
+  if (scores.samples() > 0) log_scores(run_, set, who, scores, progress);
+  return scores;
+}
+
+// A model of its own, built as the parent's card says, and gone when it has been heard.
+std::shared_ptr<Model> Referee::load_parent() {
+  const ModelOptions options = parent_.card ? options_from(*parent_.card) : run_.job.model;
+  std::shared_ptr<Model> model = make_model(options, run_.data.shape());
+  const NamedState state = state_of(*model);
+  together(run_.communicator, "reading the parent", [&] { read_weights(run_.files, parent_.weights, state); }, 0);
+  for (const auto* part : {&state.parameters, &state.buffers}) {
+    for (const auto& [name, tensor] : *part) {
+      run_.communicator.broadcast(tensor.detach(), 0, "broadcast of the parent");
+    }
+  }
+  return model;
+}
+
+void Referee::hear_parent() {
+  if (!parent_.exists()) return;
+  const std::shared_ptr<Model> model = load_parent();
+  const Progress start;
+  old_ = score(*model, test_old_, "test_old", "parent", start);
+  new_ = score(*model, test_new_, "test_new", "parent", start);
+  validation_ = score(*model, run_.split.validation, "validation", "parent", start);
+}
+
+void Referee::check_start(const std::optional<Scores>& child) const {
+  if (!child || !validation_ || !run_.is_root()) return;
+  const double difference = child->mean_loss() - validation_->mean_loss();
+  if (child->correct == validation_->correct && std::abs(difference) <= 1e-6 * (1 + validation_->mean_loss())) {
+    log_info("at step 0 the child scores as its parent does");
+  } else {
+    log_warning("at step 0 the child does not score as its parent does: loss differs by " + std::to_string(difference) +
+                "; the model's settings or its preprocessing differ from the parent's");
+  }
+}
+
+Verdict Referee::judge(const Progress& progress, const std::string& child_digest,
+                       const std::filesystem::path& checkpoint) {
+  const Scores old_child = score(run_.model, test_old_, "test_old", "child", progress);
+  const Scores new_child = score(run_.model, test_new_, "test_new", "child", progress);
+  Verdict verdict = decide_on(old_child, new_child);
+  verdict.parent = parent_.digest;
+  verdict.child = child_digest;
+  together(run_.communicator, "verdict", [&] {
+    promote_child(verdict, checkpoint);
+    replace_file(run_.files, run_.directory / names::kVerdict, to_json(verdict).dump(2) + "\n");
+    run_.metrics.write("verdict", to_json(verdict));
+  }, 0);
+  return verdict;
+}
+
+Verdict Referee::decide_on(const Scores& old_child, const Scores& new_child) const {
+  const VerdictOptions options = run_.job.verdict.value_or(VerdictOptions{});
+  const auto heard = [&](const std::optional<Scores>& parent) {
+    return parent ? parent->of(options.metric) : std::vector<double>();
+  };
+  const Comparison old_data = compare(heard(old_), old_child.of(options.metric));
+  const Comparison new_data = compare(heard(new_), new_child.of(options.metric));
+  Verdict verdict = decide(options, old_data, new_data);
+  const bool gated = run_.job.verdict && (old_data.low || new_data.low);
+  if (!gated || !parent_.exists()) {
+    verdict.verdict = "promoted";
+    verdict.promote = true;
+    verdict.reason = !parent_.exists() ? "first" : "no gate";
+  }
+  return verdict;
+}
+
+void Referee::promote_child(Verdict& verdict, const std::filesystem::path& checkpoint) {
+  if (run_.job.run.line.empty() || !verdict.promote) {
+    verdict.promote = false;   // outside a line there is nothing that serves
+    return;
+  }
+  if (promote(run_.files, run_.job.run.line, checkpoint, parent_.digest)) return;
+  verdict.verdict = "kept-parent";
+  verdict.reason = "the line now serves another checkpoint than the one this run was compared with";
+  verdict.promote = false;
+}
+
+}  // namespace rekindle

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "warmstart/parent.h"
+#include "worker/run.h"
+#include "worker/verdict.h"
+
+namespace rekindle {
+
+// What all ranks know of the model that a child is compared with.
+struct ParentFacts {
+  std::string digest;                        // empty: there is no parent
+  std::string weights;                       // path of its model.safetensors; read on rank 0 alone
+  std::optional<ModelCard> card;             // none for weights from elsewhere
+  std::vector<IncrementRecord> increments;   // that it or an ancestor was trained on
+  double held_out_test = 1;                  // Lineage::held_out_test
+
+  bool exists() const { return !digest.empty(); }
+};
+
+// Collective: rank 0 finds the parent that the job names and tells the others.
+ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, const Job& job);
+
+// Compares parent and child: the parent is evaluated first, the child last, on the same samples; the test samples are
+// read for this alone. All calls are collective.
+class Referee {
+ public:
+  Referee(const Run& run, ParentFacts parent);
+
+  // Before training. Evaluates the parent on old and new test data and on the validation data.
+  void hear_parent();
+
+  // At step 0 of a child that took all of the parent's weights: it must score as the parent does. Where it does not, the
+  // log says what differs.
+  void check_start(const std::optional<Scores>& child) const;
+
+  // After training: evaluates the child, decides, promotes in a line, writes verdict.json.
+  Verdict judge(const Progress& progress, const std::string& child_digest, const std::filesystem::path& checkpoint);
+
+ private:
+  Scores score(Model& model, const std::vector<int64_t>& indices, const char* set, const char* who,
+               const Progress& progress);
+  std::shared_ptr<Model> load_parent();
+  Verdict decide_on(const Scores& old_child, const Scores& new_child) const;
+  void promote_child(Verdict& verdict, const std::filesystem::path& checkpoint);
+
+  const Run& run_;
+  ParentFacts parent_;
+  std::vector<int64_t> test_old_, test_new_;
+  std::optional<Scores> old_, new_, validation_;   // the parent's
+};
+
+}  // namespace rekindle

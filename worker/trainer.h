@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "comm/gradient_reducer.h"
+#include "data/loader.h"
+#include "optimizers/optimizer.h"
+#include "schedules/schedule.h"
+#include "worker/checkpointer.h"
+#include "worker/interval.h"
+#include "worker/run.h"
+
+namespace rekindle {
+
+enum class Outcome { kDone, kPreempted };
+
+// The training loop of one rank. All calls are collective.
+class Trainer {
+ public:
+  // Throws bad_input for a job whose parts do not fit together.
+  Trainer(const Run& run, Lineage lineage, ModelCard card);
+
+  // Goes on from the run directory's newest valid checkpoint. False where there is none.
+  bool resume();
+
+  // Trains to the end of the run, or until a stop is asked for; ends with a checkpoint either way.
+  Outcome train();
+
+  const Progress& progress() const { return progress_; }
+  const Checkpointer& checkpointer() const { return checkpointer_; }
+  std::optional<Scores> evaluate_validation();   // and logs it; none where nothing is held out
+
+ private:
+  struct Step {   // what became of one
+    double loss, squared_norm, lr;
+    bool stop;
+  };
+
+  Step train_step();
+  void seed_dropout();
+  void agree(Step& step, double seconds);
+  void update(const Step& step);
+  bool is_finished() const;
+  void log_step(const Step& step, const Progress& at, bool last);
+  void save_and_evaluate(const Progress& before, bool last);
+
+  const Run& run_;
+  Timeline timeline_;
+  Schedule schedule_;
+  GradientReducer reducer_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Checkpointer checkpointer_;
+  double end_;                                  // of the run, in samples; endless where it ends by time
+  Interval log_every_, evaluate_every_, save_every_;
+  at::Tensor agreement_;                        // [3] float64
+  Progress progress_;
+  int64_t skipped_ = 0;                         // updates, because of NaN
+
+  std::unique_ptr<Loader> loader_;
+  std::chrono::steady_clock::time_point started_;
+  double seconds_before_ = 0;                   // of training, before this process
+  Progress last_logged_;
+  bool first_ = true;
+};
+
+}  // namespace rekindle
