@@ -57,9 +57,12 @@ Path CheckpointStore::prepare(int64_t step, const std::string& attempt) {
 Published CheckpointStore::publish(int64_t step, const std::string& attempt,
                                    std::vector<FileRecord> records) {
   const Path from = temporary(step, attempt), to = directory_ / names::step(step);
-  const Manifest manifest(std::move(records), from.string());
+  Published published{to, "", 0, ""};
   try {
+    const Manifest manifest(std::move(records), from.string());
     seal(from, manifest);
+    published.digest = manifest.digest();
+    published.bytes = manifest.bytes() + manifest.text().size();
     if (files_.exists(to)) put_aside(step, attempt);
     files_.rename(from, to);
   } catch (const Error&) {
@@ -69,7 +72,6 @@ Published CheckpointStore::publish(int64_t step, const std::string& attempt,
   }
   files_.sync_directory(directory_);
   replace_link(files_, directory_ / names::kLatest, names::step(step));
-  Published published{to, manifest.digest(), manifest.bytes() + manifest.text().size(), ""};
   try {
     prune(step, attempt);
   } catch (const Error& error) {

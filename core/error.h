@@ -21,8 +21,8 @@ enum class ExitCode : int {
 class Error : public std::exception {
  public:
   struct Details {
-    std::string where;                    // file:line:column, a path, a rank; empty where there is none
-    std::string hint;                     // what the reader can do about it
+    std::string where = {};               // file:line:column, a path, a rank; empty where there is none
+    std::string hint = {};                // what the reader can do about it
     ExitCode code = ExitCode::kFailed;
   };
 

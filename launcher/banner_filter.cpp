@@ -28,10 +28,12 @@ bool begins_banner(std::string_view line) {
   return std::ranges::any_of(kFirstWords, [&](std::string_view words) { return line.starts_with(words); });
 }
 
-// What comes of an MPI_ABORT banner that several ranks sent, or that Open MPI 4.1 garbled on its way.
-bool is_leftover(std::string_view line) {
+// Open MPI's lines outside of banners: that it passes on a signal of ours, and what comes of an MPI_ABORT
+// banner that several ranks sent, or that Open MPI 4.1 garbled on its way.
+bool is_chatter(std::string_view line) {
   const auto has = [&](std::string_view words) { return line.find(words) != std::string_view::npos; };
-  return has("sent help message help-mpi-api.txt / mpi-abort") ||
+  return line.starts_with("mpirun: Forwarding signal") ||
+         has("sent help message help-mpi-api.txt / mpi-abort") ||
          (has("ORTE_ERROR_LOG: Data unpack") && has("show_help.c"));
 }
 
@@ -78,7 +80,7 @@ std::string BannerFilter::line(std::string line) {
     return passed;
   }
   const bool dropped =
-      is_leftover(line) || (dropped_ && line.find("orte_base_help_aggregate") != std::string::npos);
+      is_chatter(line) || (dropped_ && line.find("orte_base_help_aggregate") != std::string::npos);
   dropped_ = dropped;
   return dropped ? passed : passed + line;
 }

@@ -53,7 +53,6 @@ struct Prepared {
   dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
   dup2(prepared.errors, STDERR_FILENO);
   std::signal(SIGPIPE, SIG_DFL);
-  std::signal(SIGUSR2, SIG_IGN);  // until mpirun has a handler: to ask it to stop this early must not end it
   sigprocmask(SIG_SETMASK, &prepared.mask, nullptr);
   execve(prepared.program, prepared.arguments.data(), prepared.environment.data());
   const int error = errno;

@@ -18,8 +18,7 @@ struct Surroundings {
 };
 
 // A program to be started without any shell. It is told its bare name: Open MPI takes a name with a path as a
-// wish for
-// --prefix, and then puts its folders in front of PATH and LD_LIBRARY_PATH of every worker.
+// wish for --prefix, and then puts its folders in front of PATH and LD_LIBRARY_PATH of every worker.
 struct Launch {
   std::filesystem::path program;
   std::vector<std::string> arguments;                            // without the program itself

@@ -44,6 +44,12 @@ void pass_on(Child& child, BannerFilter& filter) {
   }
 }
 
+// Whether `signal` asks to stop. Only people repeat themselves; a closing session sends TERM and HUP at once.
+bool asks(int signal, int times_asked) {
+  const bool by_hand = signal == SIGINT || signal == SIGTERM;
+  return by_hand || (times_asked == 0 && signal != SIGCHLD);
+}
+
 void stop(const Child& child, int times_asked) {
   if (times_asked == 1) {
     say("rekindle: asked to stop; the workers save a checkpoint and end (ask again to end them at once)\n");
@@ -61,9 +67,9 @@ int wait_for_end(Child& child, SignalQueue& signals, BannerFilter& filter) {
     const int ready = poll(waits, 2, asked == 1 ? kAskAgainMs : -1);
     if (ready == 0) child.send(SIGUSR2);  // mpirun passes on nothing before its workers run, so ask again
     pass_on(child, filter);
-    while (const std::optional<int> signal = signals.next()) {
-      if (*signal != SIGCHLD) stop(child, ++asked);
-    }
+    bool request = false;  // one, however many signals came together
+    while (const std::optional<int> signal = signals.next()) request |= asks(*signal, asked);
+    if (request) stop(child, ++asked);
   }
   pass_on(child, filter);
   say(filter.finish());

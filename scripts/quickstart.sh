@@ -35,7 +35,7 @@ fresh_line() {
 }
 
 retrain() {
-  printf '\n%s\n$ rekindle run %s -n 2%s\n' "$1" "$job" "$(printf " '%s'" "${@:2}")"
+  printf '\n%s\n$ build/bin/rekindle run %s -n 2%s\n' "$1" "$job" "$(printf " '%s'" "${@:2}")"
   build/bin/rekindle run "$job" -n 2 "${@:2}"
 }
 

@@ -26,6 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::MatchesRegex;
+using testing::Not;
 
 constexpr std::chrono::seconds kPatience(20);  // only a hang takes this long
 
@@ -233,9 +234,11 @@ TEST_F(RunUnderMpi, AskedToStopItLetsTheWorkersSave) {
     const auto run = start();
     ASSERT_TRUE(both_ready()) << run->err();
     signal == SIGINT ? run->type_ctrl_c() : run->send(signal);
+    run->send(SIGHUP);  // as a closing session does, and not a second request
     EXPECT_EQ(run->code(), 75) << run->err();
     EXPECT_THAT(run->out(), HasSubstr("saved"));
-    EXPECT_THAT(run->err(), HasSubstr("asked to stop"));
+    EXPECT_THAT(run->err(), HasSubstr("rekindle: asked to stop"));
+    EXPECT_THAT(run->err(), Not(HasSubstr("Forwarding")));
   }
 }
 
