@@ -4,7 +4,6 @@
 Runs that are to be hit in the middle have no end of their own: their rate does not depend on the duration, which the
 second start then sets."""
 
-import itertools
 import os
 import shutil
 import signal
@@ -72,9 +71,8 @@ class Resume(harness.Case):
         return result
 
     def test_killed_worker(self):
-        adamw = 'optimizer={name="adamw"}', "schedule.base_lr=0.005"
-        batch_norm = "model.batch_norm=true", "model.dropout=0"
-        for rank, settings in ((1, ()), (0, adamw), (1, batch_norm)):
+        other = 'optimizer={name="adamw"}', "schedule.base_lr=0.005", "model.batch_norm=true"
+        for rank, settings in ((1, ()), (0, other)):
             with self.subTest(rank=rank, settings=settings):
                 result, saved = self.kill_in_the_middle(rank, *settings)
                 self.assertEqual(result.code, 1, result.text)
@@ -118,9 +116,8 @@ class Resume(harness.Case):
                                  {"from_step": saved + 20, "world": 1}])
 
     def test_stop_on_request(self):
-        for start, number in itertools.product((harness.launch, harness.mpirun), (signal.SIGUSR2, signal.SIGTERM)):
-            if start == harness.mpirun and number == signal.SIGTERM:
-                continue   # mpirun leaves its ranks no time to save
+        # mpirun itself passes a TERM on, but leaves its ranks no time to save.
+        for start, number in ((harness.launch, signal.SIGTERM), (harness.mpirun, signal.SIGUSR2)):
             with self.subTest(start=start.__name__, signal=number.name):
                 with harness.Live(start(self.job, ENDLESS, workers=2)) as live:
                     live.wait_for(lambda: harness.steps(self.directory))
@@ -142,7 +139,7 @@ class Resume(harness.Case):
         # What a crash right before the end leaves, with a rate that depends on the duration.
         cosine = "schedule.decay=cosine"
         undisturbed = self.never_stopped(200, cosine)
-        for name in "model.safetensors", "optimizer-00002-of-00002.safetensors", "state.json", "manifest.json":
+        for name in "model.safetensors", "optimizer-00002-of-00002.safetensors", "manifest.json":
             with self.subTest(file=name):
                 shutil.copytree(undisturbed, self.directory, symlinks=True)
                 harness.cut_off_behind(self.directory, "step")
@@ -177,8 +174,7 @@ class Resume(harness.Case):
         self.run_well(self.job, "run.duration=40ba", "run.log_every=5ba", "checkpoint.every=7ba", "checkpoint.keep=2",
                       "checkpoint.verify=false", "evaluation.every=9ba", "run.deadline=1min", workers=2)
         before = sorted(os.walk(self.directory))
-        for change in ("schedule.base_lr=0.06", "run.seed=2", "batch.global=16", "model.dropout=0.1", "data.shuffle=false",
-                       "optimizer.momentum=0.8", "evaluation.validation=0.1"):
+        for change in "schedule.base_lr=0.06", "model.dropout=0.1", "evaluation.validation=0.1":
             with self.subTest(change=change):
                 refused = self.run_well(self.job, "run.duration=60ba", change, workers=2, code=78)
                 self.assert_says(refused, str(self.directory), "another job", "hint:")

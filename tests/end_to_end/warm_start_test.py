@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retraining day by day: what a child takes from its parent, how both are compared, and what the line then serves."""
+
+import re
+import unittest
+
+import numpy
+from safetensors.numpy import load_file, save_file
+
+import harness
+
+# Day 2 has clouds in other places than day 1, so that its parent cannot know them.
+DAYS = [harness.clusters(600, seed=1, centres_seed=1), harness.clusters(600, seed=2, centres_seed=2)]
+
+SHAPES = {"layers.0.weight": (24, 8), "layers.0.bias": (24,), "layers.1.weight": (16, 24), "layers.1.bias": (16,),
+          "layers.2.weight": (4, 16), "layers.2.bias": (4,)}
+
+
+class Retraining(harness.Case):
+    def setUp(self):
+        super().setUp()
+        for number, day in enumerate(DAYS, 1):
+            self.write_data(day, f"day{number}.safetensors")
+        self.job = self.write_job("""
+            [model]
+            hidden = [24, 16]
+            [data]
+            increments = ["day1.safetensors"]
+            [batch]
+            global = 32
+            [optimizer]
+            momentum = 0.9
+            [schedule]
+            base_lr = 0.1
+            base_batch = 64
+            lr_scaling = "linear"
+            warmup = "1ep"
+            decay = "cosine"
+            [warm_start]
+            from = "promoted"
+            [evaluation]
+            validation = 0.1
+            test = 0.2
+            [verdict]
+            [run]
+            line = "line"
+            duration = "6ep"
+            """)
+        self.line = self.folder / "line"
+
+    def train_day_1(self, *settings):
+        self.run_well(self.job, *settings, workers=2)
+        return harness.runs(self.line)[-1]
+
+    def train_day_2(self, *settings, **more):
+        """Returns the result; the run is the newest one of the line."""
+        return self.run_well(self.job, 'data.increments=["day1.safetensors", "day2.safetensors"]', *settings, workers=2,
+                             **more)
+
+    def newest(self):
+        return harness.runs(self.line)[-1]
+
+    def served(self):
+        return (self.line / "promoted").resolve(strict=True)
+
+    def verdict(self, directory):
+        verdict = harness.document(directory / "verdict.json")
+        in_log = harness.events(directory, "verdict")[-1]
+        self.assertEqual({"event": "verdict", **verdict}, in_log)
+        return verdict
+
+    def digest(self, checkpoint):
+        return harness.document(checkpoint / "manifest.json")["digest"]
+
+    def scores(self, directory, model, chosen):
+        """Evaluations of parent or child on one set, in order of time."""
+        return [event for event in harness.events(directory, "eval")
+                if event["model"] == model and event["set"] == chosen]
+
+    def test_first_day(self):
+        result = self.run_well(self.job, workers=2)
+        self.assert_says(result, "nothing is promoted in this line yet: starting cold", "verdict: promoted (first)")
+        day1 = self.newest()
+        self.assertRegex(day1.name, r"^\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ$")
+        self.assertEqual(self.served(), harness.latest(day1))
+
+        verdict = self.verdict(day1)
+        self.assertEqual([verdict["verdict"], verdict["reason"], verdict["parent"]], ["promoted", "first", None])
+        self.assertEqual(verdict["child"], self.digest(self.served()))
+        self.assertEqual(verdict["old"]["n"], 0)
+        self.assertEqual(verdict["new"]["parent"], None)
+        self.assertGreater(verdict["new"]["child"], 0.9)   # it has learnt something
+        self.assertEqual(harness.events(day1, "warm_start"), [])
+
+        tensors = load_file(self.served() / "model.safetensors")
+        self.assertEqual({name: tensor.shape for name, tensor in tensors.items()}, SHAPES)
+        self.assertEqual({tensor.dtype for tensor in tensors.values()}, {numpy.dtype("float32")})
+
+    def test_second_day(self):
+        day1 = self.train_day_1()
+        parent = self.served()
+        result = self.train_day_2()
+        self.assert_says(result, "at step 0 the child scores as its parent does")
+        day2 = self.newest()
+        self.assertNotEqual(day1, day2)
+        self.assertEqual(self.served(), harness.latest(day2))
+
+        log = harness.metrics(day2)
+        started = log[1]
+        self.assertEqual([started["event"], started["parent"]], ["warm_start", self.digest(parent)])
+        self.assertEqual([started["loaded"], started["fresh"], started["renamed"], started["resized"]], [1, 0, 0, 0])
+        self.assertGreater(started["seconds"], 0)
+        self.assertGreater(started["gb_per_s"], 0)
+
+        # The parent is heard first, the child scores as it does at step 0, and both see the same samples.
+        evaluations = [event for event in log if event["event"] == "eval"]
+        heard = [(event["model"], event["set"]) for event in evaluations]
+        self.assertEqual(heard[:3], [("parent", name) for name in ("test_old", "test_new", "validation")])
+        self.assertEqual(heard[3:4] + heard[-2:], [("child", name) for name in ("validation", "test_old", "test_new")])
+        self.assertEqual(evaluations[3]["step"], 0)
+        self.assertEqual(evaluations[2]["metrics"], evaluations[3]["metrics"])
+
+        verdict = self.verdict(day2)
+        self.assertEqual([verdict["verdict"], verdict["metric"]], ["promoted", "accuracy"])
+        self.assertEqual([verdict["parent"], verdict["child"]], [self.digest(parent), self.digest(self.served())])
+        for name in "old", "new":
+            part = verdict[name]
+            self.assertEqual(set(part), {"n", "parent", "child", "difference", "low", "high"})
+            for model in "parent", "child":
+                last = self.scores(day2, model, f"test_{name}")[-1]
+                self.assertEqual([part["n"], part[model]], [last["n"], last["metrics"]["accuracy"]])
+            self.assertAlmostEqual(part["difference"], part["child"] - part["parent"], places=12)
+            self.assertTrue(part["low"] <= part["difference"] <= part["high"])
+        self.assertEqual(verdict["old"]["n"], self.verdict(day1)["new"]["n"])   # no sample changed side
+        self.assertEqual(verdict["old"]["parent"], self.verdict(day1)["new"]["child"])
+        self.assertGreater(verdict["new"]["low"], 0)
+
+        lineage = harness.document(self.served() / "lineage.json")
+        before = harness.document(parent / "lineage.json")
+        self.assertEqual(lineage["parent"], self.digest(parent))
+        self.assertEqual(before["parent"], "")
+        self.assertEqual(lineage["increments"][0]["digest"], before["increments"][0]["digest"])
+        self.assertEqual([part["samples"] for part in lineage["increments"]], [600, 600])
+
+        # Every worker has what rank 0 read: the rate is the job's peak at the same step, the loss that of a trained model.
+        first, cold = harness.steps(day2)[0], harness.steps(day1)[0]
+        self.assertEqual(first["lr"], 0)
+        self.assertLess(self.scores(day2, "child", "validation")[0]["metrics"]["loss"],
+                        self.scores(day1, "child", "validation")[0]["metrics"]["loss"] * 2)
+        self.assertNotEqual(first["loss"], cold["loss"])
+
+    def test_cold_outside_the_line(self):
+        self.train_day_1()
+        served = self.served()
+        outside = self.folder / "cold"
+        self.train_day_2(f"run.directory={outside}", f"warm_start.from={self.line}", "warm_start.strategy=cold")
+        self.assertEqual(self.served(), served)
+        self.assertEqual(len(harness.runs(self.line)), 1)
+        verdict = self.verdict(outside)
+        self.assertEqual(verdict["parent"], self.digest(served))
+        self.assertIsNotNone(verdict["new"]["low"])
+        self.assertEqual(harness.events(outside, "warm_start"), [])
+        # The same initial weights as any run with this seed, not the parent's.
+        at_start = self.scores(outside, "child", "validation")[0]["metrics"]["accuracy"]
+        self.assertLess(at_start, self.scores(outside, "parent", "validation")[0]["metrics"]["accuracy"])
+
+    def test_parent_that_stays(self):
+        self.train_day_1()
+        served = self.served()
+        self.train_day_2("verdict.min_gain=0.99")
+        self.assertEqual(self.verdict(self.newest())["verdict"], "kept-parent")
+        self.assertEqual(self.served(), served)
+
+        self.train_day_2("schedule.base_lr=1e-9", "verdict.min_gain=-1")   # learns nothing, which is enough
+        self.assertEqual(self.verdict(self.newest())["verdict"], "promoted")
+        promoted = self.served()
+        self.assertEqual(promoted, harness.latest(self.newest()))
+
+        # 60 samples of day 1 and nothing new: too few to tell by.
+        for settled, verdict_serves in ("keep-parent", False), ("promote", True):
+            before = self.served()
+            self.train_day_2("verdict.min_gain=0", "verdict.max_forgetting=0", "run.duration=1ep", "run.seed=3",
+                             f"verdict.if_inconclusive={settled}")
+            self.assertEqual(self.verdict(self.newest())["verdict"], "inconclusive", self.verdict(self.newest()))
+            self.assertEqual(self.served(), harness.latest(self.newest()) if verdict_serves else before)
+
+    def test_loss_decides(self):
+        self.train_day_1()
+        self.train_day_2("verdict.metric=loss")
+        verdict = self.verdict(self.newest())
+        self.assertEqual([verdict["verdict"], verdict["metric"]], ["promoted", "loss"])
+        self.assertLess(verdict["new"]["high"], 0)   # a fall is a gain
+        self.assertEqual(self.served(), harness.latest(self.newest()))
+
+    def test_unfinished_run_of_a_line_is_taken_up(self):
+        self.train_day_1()
+        two_days = 'data.increments=["day1.safetensors", "day2.safetensors"]'
+        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "checkpoint.every=10ba",
+                                         workers=2)) as live:
+            live.wait_for(lambda: len(harness.runs(self.line)) == 2 and harness.events(self.newest(), "checkpoint"))
+            live.kill_rank(1)
+            self.assertEqual(live.result().code, 1)
+        killed = self.newest()
+        end = harness.events(killed, "checkpoint")[-1]["step"] + 40
+        result = self.train_day_2(f"run.duration={end}ba")
+        self.assertEqual(self.newest(), killed)
+        self.assertEqual(harness.events(killed, "end")[-1]["step"], end)
+        self.assert_says(result, "resuming at step")
+
+        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "run.seed=7", workers=2)) as live:
+            live.wait_for(lambda: len(harness.runs(self.line)) == 3 and harness.steps(self.newest()))
+            live.kill_rank(0)
+            self.assertEqual(live.result().code, 1)
+        other = self.newest()
+        result = self.train_day_2("run.seed=8")
+        self.assert_says(result, str(other), "not finished", "its job is another one")
+        self.assertNotEqual(self.newest(), other)
+
+    def test_resumed_child_keeps_its_parent(self):
+        """What the line serves may change while a run is stopped; its parent does not."""
+        self.train_day_1()
+        parent = self.digest(self.served())
+        two_days = 'data.increments=["day1.safetensors", "day2.safetensors"]'
+        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "checkpoint.every=10ba",
+                                         workers=2)) as live:
+            live.wait_for(lambda: len(harness.runs(self.line)) == 2 and harness.events(self.newest(), "checkpoint"))
+            live.kill_rank(1)
+            live.result()
+        killed = self.newest()
+        self.train_day_2("run.seed=2")   # another job, which overtakes it
+        overtook = self.served()
+        self.assertNotEqual(self.digest(overtook), parent)
+
+        end = harness.events(killed, "checkpoint")[-1]["step"] + 40
+        self.train_day_2(f"run.duration={end}ba")
+        self.assertEqual(harness.events(killed, "end")[-1]["step"], end)
+        self.assertEqual(harness.document(harness.latest(killed) / "lineage.json")["parent"], parent)
+        self.assertEqual(self.verdict(killed)["parent"], parent)
+        self.assertEqual(self.served(), overtook)   # what another run promoted meanwhile stays
+
+    def test_crash_between_promotion_and_end(self):
+        self.train_day_1()
+        self.train_day_2()
+        day2, served = self.newest(), self.served()
+        verdict = self.verdict(day2)
+        harness.cut_off_behind(day2, "checkpoint")
+        self.train_day_2()
+        self.assertEqual(harness.runs(self.line)[-1], day2)
+        self.assertEqual(self.served(), served)
+        self.assertEqual(self.verdict(day2), verdict)
+
+    def test_increment_that_lacks_a_class(self):
+        self.train_day_1()
+        kept = DAYS[1]["y"] != 0   # without the first class, all others would be numbered anew
+        self.write_data({name: tensor[kept] for name, tensor in DAYS[1].items()}, "day2.safetensors")
+        only_day_2 = 'data.increments=["day2.safetensors"]'
+        result = self.run_well(self.job, only_day_2, workers=2)
+        self.assertRegex(result.text, r'W .*increment 1 .*day2.safetensors.* has no sample of class "0"')
+        self.assert_says(result, "at step 0 the child scores as its parent does")
+        self.assertEqual(harness.document(self.served() / "model.json")["classes"], ["0", "1", "2", "3"])
+        self.assertEqual(load_file(self.served() / "model.safetensors")["layers.2.weight"].shape, (4, 16))
+
+    # Weights from elsewhere.
+
+    def initial(self, **changes):
+        """Writes weights as another program would; None takes a tensor away."""
+        random = numpy.random.default_rng(0)
+        tensors = {name: random.normal(0, 0.3, shape).astype(numpy.float32) for name, shape in SHAPES.items()}
+        tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
+        save_file({name: tensor for name, tensor in tensors.items() if tensor is not None},
+                  self.folder / "initial.safetensors")
+        return tensors
+
+    def start_from_initial(self, *settings, code=0):
+        """Trains nothing, so that what was loaded is what is saved."""
+        return self.run_well(self.job, "warm_start.from=initial.safetensors", "run.directory=run", "schedule.base_lr=1e-30",
+                             *settings, workers=2, code=code)
+
+    def test_weights_of_another_program(self):
+        tensors = self.initial()
+        self.start_from_initial()
+        saved = harness.weights(self.folder / "run")
+        self.assertEqual(set(saved), set(tensors))
+        for name, tensor in tensors.items():
+            numpy.testing.assert_array_equal(saved[name], tensor, name)
+        event = harness.events(self.folder / "run", "warm_start")[0]
+        self.assertEqual([event["loaded"], event["fresh"]], [1, 0])
+
+    def test_missing_tensor(self):
+        tensors = self.initial(layers__0__bias=None, extra=numpy.zeros(3, numpy.float32))
+        total = sum(numpy.prod(shape) for shape in SHAPES.values())
+        result = self.start_from_initial()   # 24 of 700 parameters: within the floor of 95 %
+        self.assert_says(result, "fresh: layers.0.bias", "unused: extra")
+        event = harness.events(self.folder / "run", "warm_start")[0]
+        self.assertAlmostEqual(event["loaded"], 1 - 24 / total, places=12)
+        self.assertAlmostEqual(event["fresh"], 24 / total, places=12)
+        self.assertEqual(event["unused_tensors"], 1)
+        saved = harness.weights(self.folder / "run")
+        self.assertTrue(numpy.any(saved["layers.0.bias"]))   # a fresh one is drawn, not zero
+        numpy.testing.assert_array_equal(saved["layers.0.weight"], tensors["layers.0.weight"])
+
+    def test_floor(self):
+        self.initial(layers__0__bias=None)
+        result = self.start_from_initial("warm_start.min_loaded=0.99", code=78)
+        self.assert_says(result, "too little would be loaded", "layers.0.bias", "initial.safetensors", "min_loaded", "hint:")
+        self.assertEqual(harness.steps(self.folder / "run"), {})
+
+    def test_wrong_shape(self):
+        self.initial(layers__1__weight=numpy.zeros((16, 25), numpy.float32))
+        result = self.start_from_initial(code=78)
+        self.assert_says(result, "layers.1.weight", "[16, 25]", "[16, 24]", "initial.safetensors", "hint:")
+
+    def test_wrong_type(self):
+        self.initial(layers__1__weight=numpy.zeros((16, 24), numpy.float64))
+        result = self.start_from_initial(code=78)
+        self.assert_says(result, "layers.1.weight", "F64", "F32", "initial.safetensors", "hint:")
+
+    def test_refused_start_can_be_corrected(self):
+        """A run that never took a step does not hold its directory."""
+        self.initial(layers__0__bias=None)
+        self.start_from_initial("warm_start.min_loaded=0.99", code=78)
+        self.start_from_initial("warm_start.min_loaded=0.9")
+
+    def test_parent_by_path(self):
+        """A line, a run, a checkpoint and a folder of weights can all be named."""
+        day1 = self.train_day_1()
+        served = self.served()
+        for number, source in enumerate((self.line, day1, served)):
+            directory = self.folder / f"child-{number}"
+            self.run_well(self.job, f"warm_start.from={source}", f"run.directory={directory}", "run.duration=1ep")
+            self.assertEqual(harness.events(directory, "warm_start")[0]["parent"], self.digest(served))
+
+
+if __name__ == "__main__":
+    unittest.main()
