@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 import harness
 
 # Day 2 has clouds in other places than day 1, so that its parent cannot know them.
-DAYS = [harness.clusters(600, seed=1, centres_seed=1), harness.clusters(600, seed=2, centres_seed=2)]
+DAYS = [harness.clusters(600, spread=0.5, seed=1, centres_seed=1), harness.clusters(600, spread=0.5, seed=2, centres_seed=2)]
 
 SHAPES = {"layers.0.weight": (24, 8), "layers.0.bias": (24,), "layers.1.weight": (16, 24), "layers.1.bias": (16,),
           "layers.2.weight": (4, 16), "layers.2.bias": (4,)}
@@ -142,13 +142,6 @@ class Retraining(harness.Case):
         self.assertEqual(lineage["increments"][0]["digest"], before["increments"][0]["digest"])
         self.assertEqual([part["samples"] for part in lineage["increments"]], [600, 600])
 
-        # Every worker has what rank 0 read: the rate is the job's peak at the same step, the loss that of a trained model.
-        first, cold = harness.steps(day2)[0], harness.steps(day1)[0]
-        self.assertEqual(first["lr"], 0)
-        self.assertLess(self.scores(day2, "child", "validation")[0]["metrics"]["loss"],
-                        self.scores(day1, "child", "validation")[0]["metrics"]["loss"] * 2)
-        self.assertNotEqual(first["loss"], cold["loss"])
-
     def test_cold_outside_the_line(self):
         self.train_day_1()
         served = self.served()
@@ -168,25 +161,33 @@ class Retraining(harness.Case):
         self.train_day_1()
         served = self.served()
         self.train_day_2("verdict.min_gain=0.99")
-        self.assertEqual(self.verdict(self.newest())["verdict"], "kept-parent")
+        verdict = self.verdict(self.newest())
+        self.assertEqual(verdict["verdict"], "kept-parent")
         self.assertEqual(self.served(), served)
 
-        self.train_day_2("schedule.base_lr=1e-9", "verdict.min_gain=-1")   # learns nothing, which is enough
-        self.assertEqual(self.verdict(self.newest())["verdict"], "promoted")
-        promoted = self.served()
-        self.assertEqual(promoted, harness.latest(self.newest()))
+        # The bounds of the same training once more lie on both sides of what is asked for now.
+        unclear = f"verdict.min_gain={verdict['new']['difference']}"
+        self.train_day_2(unclear)
+        self.assertEqual(self.verdict(self.newest())["verdict"], "inconclusive")
+        self.assertEqual(self.served(), served)
+        self.train_day_2(unclear, "verdict.if_inconclusive=promote")
+        self.assertEqual(self.verdict(self.newest())["verdict"], "inconclusive")
+        self.assertEqual(self.served(), harness.latest(self.newest()))
 
-        # 60 samples of day 1 and nothing new: too few to tell by.
-        for settled, verdict_serves in ("keep-parent", False), ("promote", True):
-            before = self.served()
-            self.train_day_2("verdict.min_gain=0", "verdict.max_forgetting=0", "run.duration=1ep", "run.seed=3",
-                             f"verdict.if_inconclusive={settled}")
-            self.assertEqual(self.verdict(self.newest())["verdict"], "inconclusive", self.verdict(self.newest()))
-            self.assertEqual(self.served(), harness.latest(self.newest()) if verdict_serves else before)
+    def test_forgetting(self):
+        self.train_day_1()
+        served = self.served()
+        self.write_data({"x": DAYS[0]["x"][::-1].copy(), "y": (DAYS[0]["y"][::-1] + 1) % 4}, "day2.safetensors")
+        self.run_well(self.job, 'data.increments=["day2.safetensors", "day1.safetensors"]', workers=2)
+        verdict = self.verdict(self.newest())
+        self.assertLess(verdict["old"]["high"], -0.01)
+        self.assertGreater(verdict["new"]["low"], 0)
+        self.assertEqual(verdict["verdict"], "kept-parent")
+        self.assertEqual(self.served(), served)
 
     def test_loss_decides(self):
         self.train_day_1()
-        self.train_day_2("verdict.metric=loss")
+        self.train_day_2("verdict.metric=loss", "verdict.max_forgetting=1")
         verdict = self.verdict(self.newest())
         self.assertEqual([verdict["verdict"], verdict["metric"]], ["promoted", "loss"])
         self.assertLess(verdict["new"]["high"], 0)   # a fall is a gain

@@ -46,13 +46,13 @@ TEST(Compare, WithoutAParentOnlyTheChildsMeanIsKnown) {
 
 TEST(Decide, PromotesOnBoundsAndNotOnPoints) {
   const VerdictOptions options;
-  EXPECT_EQ(decide(options, paired(1000, 20, 20), paired(1000, 60, 10)).verdict, "promoted");
+  EXPECT_EQ(decide(options, paired(1000, 5, 5), paired(1000, 60, 10)).verdict, "promoted");
   // A point gain of 0.3 % that may well be luck.
-  const Verdict luck = decide(options, paired(1000, 20, 20), paired(1000, 23, 20));
+  const Verdict luck = decide(options, paired(1000, 5, 5), paired(1000, 23, 20));
   EXPECT_EQ(luck.verdict, "inconclusive");
   EXPECT_FALSE(luck.promote);
   EXPECT_THAT(luck.reason, HasSubstr("gain on new data is between"));
-  EXPECT_EQ(decide(options, paired(1000, 20, 20), paired(1000, 10, 60)).verdict, "kept-parent");
+  EXPECT_EQ(decide(options, paired(1000, 5, 5), paired(1000, 10, 60)).verdict, "kept-parent");
 }
 
 TEST(Decide, ForgettingIsBounded) {
@@ -67,7 +67,7 @@ TEST(Decide, ForgettingIsBounded) {
 TEST(Decide, ThePolicySaysWhichWayInconclusiveFalls) {
   VerdictOptions options;
   options.promote_if_inconclusive = true;
-  const Verdict verdict = decide(options, paired(1000, 20, 20), paired(1000, 23, 20));
+  const Verdict verdict = decide(options, paired(1000, 5, 5), paired(1000, 23, 20));
   EXPECT_EQ(verdict.verdict, "inconclusive");
   EXPECT_TRUE(verdict.promote);
 }
