@@ -64,8 +64,8 @@ def main():
     day1, warm, cold = (Run(directory) for directory in sys.argv[1:4])
     target = cold.validation[-1][1]
 
-    def steps_to_target(run):
-        step = run.steps_to(target)
+    def steps_to(run, accuracy):
+        step = run.steps_to(accuracy)
         return "not reached" if step is None else str(step)
 
     old, new = warm.verdict["old"]["n"], warm.verdict["new"]["n"]
@@ -80,7 +80,8 @@ def main():
         ("points above the parent, new", "", difference(warm, "new"), difference(cold, "new")),
         ("steps", *(str(run.end["step"]) for run in (day1, warm, cold))),
         ("seconds of training", *(f"{run.end['seconds']:.1f}" for run in (day1, warm, cold))),
-        (f"steps to {100 * target:.2f} % on validation", "", steps_to_target(warm), steps_to_target(cold)),
+        (f"steps to {100 * target:.2f} % on validation", "", steps_to(warm, target), steps_to(cold, target)),
+        ("steps to a point less", "", steps_to(warm, target - 0.01), steps_to(cold, target - 0.01)),
         ("verdict", day1.verdict["verdict"], warm.verdict["verdict"], f"{cold.verdict['verdict']} (outside the line)"),
     ])
     print(f"\n{100 * target:.2f} % is what the cold run ended with on validation data.")
