@@ -3,9 +3,13 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <filesystem>
+#include <fstream>
+#include <optional>
 #include <stdexcept>
 
 #include "core/error.h"
+#include "tests/support/temp_directory.h"
 
 namespace rekindle {
 namespace {
@@ -151,6 +155,23 @@ void memory_is_zeroed_and_ones_own(Communicator& communicator) {
   }
 }
 
+// Through files, so that nothing but the barrier keeps the ranks together.
+void a_barrier_waits_for_everyone(Communicator& communicator) {
+  std::optional<TempDirectory> made;
+  if (communicator.rank() == 0) made.emplace();
+  std::string directory = made ? made->path().string() : "";
+  broadcast_text(communicator, directory, 0, "directory");
+  const auto mark = [&](int round, int rank) { return directory + "/" + std::to_string(round) + "-" + std::to_string(rank); };
+  for (int round = 0; round < 50; ++round) {
+    std::ofstream(mark(round, communicator.rank()));
+    communicator.barrier("mark");
+    for (int rank = 0; rank < communicator.world(); ++rank) {
+      expect(std::filesystem::exists(mark(round, rank)), "rank " + std::to_string(rank) + " was not waited for");
+    }
+  }
+  all_gather_text(communicator, "", "looked");
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, Check>> conformance_checks() {
@@ -160,7 +181,8 @@ std::vector<std::pair<std::string, Check>> conformance_checks() {
           {"reduce_scatter_then_all_gather", reduce_scatter_then_all_gather},
           {"texts_of_any_length", texts_of_any_length},
           {"a_failure_of_one_is_everyones", a_failure_of_one_is_everyones},
-          {"memory_is_zeroed_and_ones_own", memory_is_zeroed_and_ones_own}};
+          {"memory_is_zeroed_and_ones_own", memory_is_zeroed_and_ones_own},
+          {"a_barrier_waits_for_everyone", a_barrier_waits_for_everyone}};
 }
 
 }  // namespace rekindle

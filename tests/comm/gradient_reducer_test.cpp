@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "comm/thread_communicator.h"
+#include "tests/support/own_copies.h"
 
 namespace rekindle {
 namespace {
@@ -56,10 +57,12 @@ std::vector<at::Tensor> expected(const std::vector<int>& passes) {
   return gradients;
 }
 
-void check(const std::vector<int>& passes, const ReducerOptions& options) {
+void check_sums(const std::vector<int>& passes, const ReducerOptions& options, bool shared) {
   const std::vector<at::Tensor> want = expected(passes);
   const int world = static_cast<int>(passes.size());
-  run_as_threads(world, {}, [&](Communicator& communicator) {
+  run_as_threads(world, {}, [&](Communicator& threads) {
+    OwnCopies apart(threads);
+    Communicator& communicator = shared ? threads : apart;
     Net net;
     FlatParameters parameters(communicator, net.named);
     GradientReducer reducer(communicator, parameters, options);
@@ -87,6 +90,10 @@ void check(const std::vector<int>& passes, const ReducerOptions& options) {
       communicator.barrier("step");
     }
   });
+}
+
+void check(const std::vector<int>& passes, const ReducerOptions& options) {
+  for (const bool shared : {true, false}) check_sums(passes, options, shared);
 }
 
 TEST(GradientReducer, SumsOverRanksAndPassesInAnyNumberOfBuckets) {
@@ -122,6 +129,19 @@ TEST(FlatParameters, AllRanksGetRankZerosValuesInOnePlace) {
     communicator.barrier("written");
     EXPECT_TRUE(net.named[0].second.eq(5).all().item<bool>());
     communicator.barrier("done");
+  });
+}
+
+TEST(FlatParameters, WithoutSharedMemoryEveryRankHasACopyOfRankZeros) {
+  run_as_threads(3, {}, [](Communicator& threads) {
+    OwnCopies communicator(threads);
+    Net net;
+    net.named[1].second.detach().fill_(communicator.rank() + 7);
+    FlatParameters parameters(communicator, net.named);
+    EXPECT_TRUE(net.named[1].second.eq(7).all().item<bool>());
+    parameters.flat().fill_(communicator.rank());
+    communicator.barrier("written");
+    EXPECT_TRUE(net.named[0].second.eq(communicator.rank()).all().item<bool>());
   });
 }
 

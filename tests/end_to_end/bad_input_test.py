@@ -46,9 +46,12 @@ class BadInput(harness.Case):
             """)
         self.directory = self.folder / "run"
 
-    def refuse(self, code, *words, job=None, settings=(), workers=2):
-        """Runs a job that must end with `code`, by an error that holds `words` and says what to do."""
-        result = self.run_well(job or self.job, *settings, workers=workers, code=code)
+    def refuse(self, code, *words, settings=(), workers=None):
+        """Runs the job, with a bare worker or with so many; it must end with `code`, by an error that holds `words` and
+        says what to do."""
+        command = harness.launch(self.job, *settings, workers=workers) if workers else [harness.WORKER, self.job, *settings]
+        result = harness.run(command)
+        self.assertEqual(result.code, code, result.text)
         self.assert_says(result, *words)
         self.assertRegex(result.text, r"\n\s+(at .*\n\s+)?hint: \w+")
         self.assertEqual(harness.half_written(self.directory), [])
@@ -104,14 +107,14 @@ class BadInput(harness.Case):
             self.assert_says(result, "missing.toml")
 
     def test_warm_up_longer_than_the_run(self):
-        self.refuse(78, "warm-up", "schedule.warmup", settings=("schedule.warmup=100ba",))
+        self.refuse(78, "warm-up", "schedule.warmup", settings=("schedule.warmup=100ba",), workers=2)
         self.run_well(self.job, workers=2)   # what was refused does not stand in the way of what is right
 
     # The data.
 
     def test_missing_data(self):
         (self.folder / "data.safetensors").unlink()
-        self.refuse(78, str(self.folder / "data.safetensors"))
+        self.refuse(78, str(self.folder / "data.safetensors"), workers=2)
         self.assertFalse(self.directory.exists())
 
     def test_damaged_data(self):
@@ -178,7 +181,7 @@ class BadInput(harness.Case):
                 self.assertFalse(self.directory.exists())
             (checkpoint / name).write_bytes(content)
         (checkpoint / "model.safetensors").unlink()
-        self.refuse(78, str(checkpoint), "model.safetensors", settings=child)
+        self.refuse(78, str(checkpoint), "model.safetensors", settings=child, workers=2)
 
     def test_missing_parent(self):
         self.refuse(78, "warm_start.from", str(self.folder / "nothing"), settings=("warm_start.from=nothing",))
@@ -191,7 +194,7 @@ class BadInput(harness.Case):
                    "layers.1.weight": torch.randn(4, 16), "layers.1.bias": torch.randn(4)}
         torch.save(weights, self.folder / "old.pt")
         shutil.copy(self.folder / "old.pt", self.folder / "disguised.safetensors")
-        self.refuse(78, "pickle", settings=("warm_start.from=disguised.safetensors",))
+        self.refuse(78, "pickle", settings=("warm_start.from=disguised.safetensors",), workers=2)
         result = self.refuse(78, "pickle", str(self.folder / "old.pt"), settings=("warm_start.from=old.pt",))
         self.assertFalse(self.directory.exists())
 
@@ -223,7 +226,7 @@ class BadInput(harness.Case):
         with self.small_disk(2048) as disk:
             directory = disk / "run"
             wide = "model.hidden=[1024, 64]", "checkpoint.every=10ba", "run.duration=50ba", f"run.directory={directory}"
-            result = self.refuse(1, "No space left on device", str(directory), settings=wide)   # 600 KiB a checkpoint
+            result = self.refuse(1, "No space left on device", str(directory), settings=wide, workers=2)   # 600 KiB a checkpoint
             self.assertNotIn("Traceback", result.text)
             self.assertEqual(harness.half_written(disk), [])
             saved = harness.latest(directory)
@@ -256,7 +259,7 @@ class BadInput(harness.Case):
                     harness.Live(harness.launch(self.job, ENDLESS, place, workers=2)) as live:
                 live.wait_for(lambda: line.exists() and any(harness.steps(run) for run in harness.runs(line))
                               if "line" in place else harness.steps(self.directory))
-                result = self.refuse(1, f"'{live_name()}' is live", settings=(place,))
+                result = self.refuse(1, f"'{live_name()}' is live", settings=(place,), workers=2)
                 self.assertRegex(result.text, r"process \d+ on \S+")
         self.assertEqual(len(harness.runs(line)), 1)
         self.assertFalse((line / "promoted").exists())
@@ -288,7 +291,7 @@ class BadInput(harness.Case):
                   self.folder / "large.safetensors")
         settings = ("warm_start.from=large.safetensors", "schedule.base_lr=0.01", "data.shuffle=false",
                     "checkpoint.every=1ba", "run.log_every=1ba")
-        result = self.refuse(1, "not finite at step 1", "schedule.base_lr", "run.on_nan", settings=settings)
+        result = self.refuse(1, "not finite at step 1", "schedule.base_lr", "run.on_nan", settings=settings, workers=2)
         self.assertEqual(result.text.count("not finite at step"), 1, "one rank speaks for all")
         self.assertEqual(harness.latest(self.directory).name, "step-000000001")
         for name, tensor in harness.weights(self.directory).items():

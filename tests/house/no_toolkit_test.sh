@@ -17,7 +17,7 @@ fi
 for toolkit in "${toolkits[@]}"; do
   [ -L "$toolkit" ] || mount -t tmpfs none "$toolkit"
 done
-if command -v nvcc >/dev/null; then echo "nvcc is still there: $(command -v nvcc)"; exit 1; fi
+if nvcc --version >/dev/null 2>&1; then echo "nvcc still works: $(command -v nvcc)"; exit 1; fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

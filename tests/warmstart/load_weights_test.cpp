@@ -8,6 +8,7 @@
 #include "comm/thread_communicator.h"
 #include "core/error.h"
 #include "core/safetensors.h"
+#include "tests/support/own_copies.h"
 #include "tests/support/temp_directory.h"
 #include "warmstart/parent.h"
 
@@ -36,10 +37,16 @@ class LoadWeights : public testing::Test {
     return path;
   }
 
-  // Loads on `world` ranks; `look` sees each rank's state and report.
+  // Loads on `world` ranks, with and without memory that they share; `look` sees each rank's state and report.
   void load(int world, const std::filesystem::path& file, double min_loaded,
             const std::function<void(int, const NamedState&, const LoadReport&)>& look) {
-    run_as_threads(world, {}, [&](Communicator& communicator) {
+    for (const bool shared : {true, false}) load(world, shared, file, min_loaded, look);
+  }
+  void load(int world, bool shared, const std::filesystem::path& file, double min_loaded,
+            const std::function<void(int, const NamedState&, const LoadReport&)>& look) {
+    run_as_threads(world, {}, [&](Communicator& threads) {
+      OwnCopies apart(threads);
+      Communicator& communicator = shared ? threads : apart;
       const NamedState state = model(communicator.rank());
       const FlatParameters parameters(communicator, state.parameters);
       // Only rank 0 may need the file system: the others are given a path that leads nowhere.
@@ -62,6 +69,15 @@ NamedState parent() {
   return state;
 }
 
+std::string error_of(const std::function<void()>& part) {
+  try {
+    part();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
 TEST_F(LoadWeights, EveryRankHoldsWhatRankZeroRead) {
   const auto file = write(parent());
   for (const int world : {1, 2, 3}) {
@@ -77,6 +93,28 @@ TEST_F(LoadWeights, EveryRankHoldsWhatRankZeroRead) {
   }
 }
 
+// Whose rank 1 receives something else than was sent.
+class BadWire : public OwnCopies {
+ public:
+  using OwnCopies::OwnCopies;
+  void broadcast(at::Tensor tensor, int root, const char* name) override {
+    OwnCopies::broadcast(tensor, root, name);
+    if (rank() == 1) tensor.neg_();
+  }
+};
+
+TEST_F(LoadWeights, ARankThatReceivedSomethingElseIsNamed) {
+  const auto file = write(parent());
+  EXPECT_THAT(error_of([&] {
+    run_as_threads(3, {}, [&](Communicator& threads) {
+      BadWire communicator(threads);
+      const NamedState state = model(communicator.rank());
+      const FlatParameters parameters(communicator, state.parameters);
+      load_weights(communicator, posix_file_system(), file, state, parameters.flat(), 1.0);
+    });
+  }), HasSubstr("rank 1 does not hold the same weights as rank 0"));
+}
+
 TEST_F(LoadWeights, WhatTheFileLacksIsFreshAndWhatTheModelLacksIsUnused) {
   NamedState other = parent();
   other.parameters[1].first = "old.bias";
@@ -89,15 +127,6 @@ TEST_F(LoadWeights, WhatTheFileLacksIsFreshAndWhatTheModelLacksIsUnused) {
     EXPECT_NEAR(report.loaded_share(), 1200.0 / 1230, 1e-12);
     EXPECT_THAT(report.text(), HasSubstr("97.6 % of the parameters loaded; fresh: a.bias; unused: old.bias"));
   });
-}
-
-std::string error_of(const std::function<void()>& part) {
-  try {
-    part();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST_F(LoadWeights, UnderTheFloorNothingIsTouched) {
