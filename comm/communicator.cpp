@@ -3,6 +3,7 @@
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
 
 #include <cstring>
 #include <optional>
@@ -55,6 +56,15 @@ void broadcast_text(Communicator& communicator, std::string& text, int root, con
   text = all_gather_text(communicator, communicator.rank() == root ? text : std::string(), name)[root];
 }
 
+void check_same(Communicator& communicator, const std::string& text, const char* what, const char* hint) {
+  const auto texts = all_gather_text(communicator, text, what);
+  for (size_t rank = 1; rank < texts.size(); ++rank) {
+    if (texts[rank] == texts[0]) continue;
+    throw AgreedError(bad_input("rank " + std::to_string(rank) + " does not hold the same " + what + " as rank 0",
+                                "rank " + std::to_string(rank), hint));
+  }
+}
+
 void together(Communicator& communicator, const char* name, const std::function<void()>& part, int only) {
   std::optional<Error> failure;
   if (only < 0 || only == communicator.rank()) {
@@ -62,6 +72,8 @@ void together(Communicator& communicator, const char* name, const std::function<
       part();
     } catch (const Error& error) {
       failure = error;
+    } catch (const c10::Error& error) {
+      failure = Error(std::string(name) + ": " + error.what_without_backtrace());
     } catch (const std::exception& error) {
       failure = Error(std::string(name) + ": " + error.what());
     }

@@ -34,8 +34,8 @@ class Communicator {
   virtual at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) = 0;
   virtual bool shares_memory() const = 0;
 
-  // `tensor` becomes the sum (or maximum) over ranks of the same tensor, added in the order of the ranks: the same
-  // bits everywhere. Contiguous float32, float64, int64 or uint8 (the last: sum only).
+  // `tensor` becomes the sum (or maximum) over ranks of the same tensor: the same bits everywhere, and added in the order
+  // of the ranks where they share memory. Contiguous float32, float64, int64 or uint8 (the last: sum only).
   virtual void all_reduce(at::Tensor tensor, Op op, const char* name) = 0;
 
   // Starts summing `flat[range]`, cut into one slice a rank (FlatLayout::slice): once join() returns, this rank's
@@ -65,7 +65,10 @@ class Communicator {
 std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text, const char* name);
 void broadcast_text(Communicator& communicator, std::string& text, int root, const char* name);
 
-// Runs `part` on every rank, or on rank `only` alone, and agrees on how it went: if it threw anywhere, every rank
+// Throws AgreedError, on every rank, that names the first one whose `text` is not rank 0's.
+void check_same(Communicator& communicator, const std::string& text, const char* what, const char* hint);
+
+// Runs `part`, which does not communicate, on every rank, or on rank `only` alone, and agrees on how it went: if it threw anywhere, every rank
 // throws the same AgreedError, that of the lowest rank it failed on. So a failure on one rank leaves no other one waiting.
 void together(Communicator& communicator, const char* name, const std::function<void()>& part, int only = -1);
 

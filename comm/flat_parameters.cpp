@@ -7,15 +7,17 @@
 
 namespace rekindle {
 
-FlatParameters::FlatParameters(Communicator& communicator, Named parameters) : parameters_(std::move(parameters)) {
-  for (const auto& [name, parameter] : parameters_) {
-    if (parameter.scalar_type() != at::kFloat || !parameter.device().is_cpu()) {
-      throw bad_input("parameter '" + name + "' is " + at::toString(parameter.scalar_type()) + " on " +
-                          parameter.device().str(),
-                      "", "this version trains float32 parameters on the CPU");
-    }
-    layout_.append(name, parameter.sizes().vec());
+void check_trainable(const FlatParameters::Named& parameters) {
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.scalar_type() == at::kFloat && parameter.device().is_cpu()) continue;
+    throw bad_input("parameter '" + name + "' is " + at::toString(parameter.scalar_type()) + " on " +
+                        parameter.device().str(),
+                    "", "this version trains float32 parameters on the CPU");
   }
+}
+
+FlatParameters::FlatParameters(Communicator& communicator, Named parameters) : parameters_(std::move(parameters)) {
+  for (const auto& [name, parameter] : parameters_) layout_.append(name, parameter.sizes().vec());
   flat_ = communicator.allocate_shared(layout_.size(), at::kFloat);
   const bool writer = !communicator.shares_memory() || communicator.rank() == 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {

@@ -18,7 +18,7 @@ class FlatParameters {
  public:
   using Named = std::vector<std::pair<std::string, at::Tensor>>;
 
-  // Collective. Every rank gets rank 0's values.
+  // Collective. Every rank gets rank 0's values. check_trainable() must not throw for them.
   FlatParameters(Communicator& communicator, Named parameters);
   FlatParameters(const FlatParameters&) = delete;
   FlatParameters& operator=(const FlatParameters&) = delete;
@@ -32,5 +32,8 @@ class FlatParameters {
   Named parameters_;
   at::Tensor flat_;
 };
+
+// Throws bad_input for parameters that are not float32 on the CPU.
+void check_trainable(const FlatParameters::Named& parameters);
 
 }  // namespace rekindle

@@ -26,7 +26,7 @@ class MpiCommunicator : public Communicator {
   void all_gather(at::Tensor flat, Range range, const char* name) override;
   void broadcast(at::Tensor tensor, int root, const char* name) override;
   void barrier(const char* name) override;
-  void abort() noexcept override {}   // the ranks that wait learn it from MPI_Abort
+  void abort() noexcept override {}   // mpirun ends the ranks that wait
 
  private:
   struct Pending {

@@ -31,7 +31,7 @@ std::unique_ptr<Communicator> MpiSession::make_communicator(const CommOptions& o
   return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, options);
 }
 
-void MpiSession::abort(int exit_code) {
+void MpiSession::leave(int exit_code) {
   // mpirun ends the others when a rank leaves without MPI_Finalize, passes its exit code on and names it. After
   // MPI_Abort it often names nobody (Open MPI 4.1.4: 7 of 25 times).
   std::_Exit(exit_code);

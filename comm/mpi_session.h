@@ -24,8 +24,8 @@ class MpiSession {
   // had on some rank, through plain MPI, and rank 0 logs why.
   std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
-  // Ends all ranks at once with this exit code: for an error that the others do not know of.
-  [[noreturn]] void abort(int exit_code);
+  // Leaves with this exit code, upon which mpirun ends the others: for an error that they do not know of.
+  [[noreturn]] void leave(int exit_code);
 
  private:
   int rank_ = 0, world_ = 1;

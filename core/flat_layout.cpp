@@ -33,6 +33,16 @@ int64_t FlatLayout::elements() const {
   return sum;
 }
 
+std::string FlatLayout::text() const {
+  std::string text;
+  for (const Entry& entry : entries_) {
+    text += entry.name;
+    for (const int64_t size : entry.shape) text += " " + std::to_string(size);
+    text += "\n";
+  }
+  return text;
+}
+
 Range FlatLayout::slice(Range whole, int rank, int world) {
   const int64_t blocks = whole.size() / kBlock;
   const auto cut = [&](int64_t r) { return whole.begin + blocks * r / world * kBlock; };

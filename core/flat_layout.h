@@ -37,6 +37,8 @@ class FlatLayout {
   int64_t elements() const;                             // without padding
   int64_t blocks() const { return size_ / kBlock; }
 
+  std::string text() const;   // names and shapes, for comparing
+
   // The part of `whole` that `rank` of `world` owns: contiguous, cut at block boundaries, as even as can be.
   // Ranges of all ranks cover `whole` without overlap; some are empty where there are fewer blocks than ranks.
   static Range slice(Range whole, int rank, int world);

@@ -16,6 +16,11 @@
 namespace rekindle::safetensors {
 namespace {
 
+Error bad_file(const std::string& reason, const std::string& where,
+               const char* hint = "it is damaged or of another format: copy it or write it again") {
+  return bad_input("bad safetensors file: " + reason, where, hint);
+}
+
 static_assert(std::endian::native == std::endian::little, "the bytes of a file are used as they are");
 
 constexpr uint64_t kPrefixBytes = 8;                // the length of the header
@@ -90,7 +95,7 @@ class Record {
 
  private:
   [[noreturn]] void reject(const std::string& reason) const {
-    throw bad_input("bad safetensors file: tensor " + in_quotes(name_) + ": " + reason, where_);
+    throw bad_file("tensor " + in_quotes(name_) + ": " + reason, where_);
   }
 
   const nlohmann::json& field(const char* key) const {
@@ -127,11 +132,11 @@ class Record {
 };
 
 Metadata read_metadata(const nlohmann::json& json, const std::string& where) {
-  if (!json.is_object()) throw bad_input("bad safetensors file: __metadata__ is not an object", where);
+  if (!json.is_object()) throw bad_file("__metadata__ is not an object", where);
   Metadata metadata;
   for (const auto& [key, value] : json.items()) {
     if (!value.is_string()) {
-      throw bad_input("bad safetensors file: __metadata__: " + in_quotes(key) + " is not a text", where);
+      throw bad_file("__metadata__: " + in_quotes(key) + " is not a text", where);
     }
     metadata[key] = value.get<std::string>();
   }
@@ -143,27 +148,26 @@ void check_places(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, c
   uint64_t end = 0;
   for (const TensorInfo& tensor : tensors) {
     if (tensor.begin != end) {
-      throw bad_input("bad safetensors file: tensor " + in_quotes(tensor.name) +
+      throw bad_file("tensor " + in_quotes(tensor.name) +
                           (tensor.begin > end ? ": a gap before it" : ": it overlaps the one before it"),
                       where);
     }
     end = tensor.end;
     if (end > data_bytes) {
-      throw bad_input("bad safetensors file: tensor " + in_quotes(tensor.name) + ": it ends at byte " +
+      throw bad_file("tensor " + in_quotes(tensor.name) + ": it ends at byte " +
                           std::to_string(end) + ", the file has " + std::to_string(data_bytes) +
                           " after its header",
                       where, "the file was cut short: copy or download it again");
     }
   }
   if (end != data_bytes) {
-    throw bad_input(
-        "bad safetensors file: " + std::to_string(data_bytes - end) + " bytes after the last tensor", where);
+    throw bad_file(std::to_string(data_bytes - end) + " bytes after the last tensor", where);
   }
 }
 
 std::string read_header(const ReadableFile& file, const std::string& where) {
   const auto reject = [&](const std::string& reason) {
-    throw bad_input("bad safetensors file: " + reason, where);
+    throw bad_file(reason, where);
   };
   if (file.size() < kPrefixBytes) reject("it has " + std::to_string(file.size()) + " bytes, less than 8");
   uint64_t length = 0;

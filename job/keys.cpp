@@ -153,7 +153,7 @@ void add_optimizer(Table& table) {
       .key("betas", pair_of(number(from_to_below(0, 1)), "a list of two numbers in [0, 1)"), get_betas,
            set_betas, "decay of the averages of gradients and of their squares")
       .only_with_optimizer("adamw");
-  optimizer.key("eps", number(at_least(0)), &OptimizerOptions::eps, "added to the divisor")
+  optimizer.key("eps", number(above(0)), &OptimizerOptions::eps, "added to the divisor")
       .only_with_optimizer("adamw");
   optimizer
       .key("weight_decay", number(at_least(0)), &OptimizerOptions::weight_decay,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "core/names.h"
 #include "core/text.h"
 #include "job/keys.h"
 #include "job/kinds.h"
@@ -88,6 +89,20 @@ void schedule(const Case& it) {
       !it.given.slipped("schedule.base_batch")) {
     it.add("schedule.lr_scaling", "needs schedule.base_batch, the global batch that base_lr was tuned at");
   }
+  // What else a warm-up must fit depends on the data: the schedule looks at it again.
+  const Length &warmup = options.warmup, &duration = it.job.run.duration;
+  if (warmup.is_zero() || !it.has("run.duration") || !it.given.well("run.duration")) return;
+  if (warmup.is_time() != duration.is_time() && warmup.unit != Unit::kShare) {
+    it.add("schedule.warmup", "is " + quote(to_string(warmup)) + " in a run of " + quote(to_string(duration)) +
+                                  ", expected both as times, both as samples, or a share such as \"0.06dur\"");
+  } else if (warmup.unit == duration.unit && warmup.value > duration.value) {
+    it.add("schedule.warmup", "is longer than run.duration, expected at most " + quote(to_string(duration)));
+  }
+}
+
+void warm_start(const Case& it) {
+  if (it.job.warm_start.from != names::kPromoted || it.job.run.directory.empty()) return;
+  it.add("warm_start.from", "is \"promoted\" but run.directory is in no line, expected a path, or run.line");
 }
 
 void split(const Case& it) {
@@ -106,6 +121,7 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   data_kind(it);
   optimizer(it);
   schedule(it);
+  warm_start(it);
   split(it);
 }
 

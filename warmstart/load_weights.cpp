@@ -59,9 +59,13 @@ LoadReport match(const Reader& reader, const std::filesystem::path& file, const 
     if (parameter) report.loaded_elements += tensor.numel();
   };
   for (const auto& [name, tensor] : state.parameters) sort(name, tensor, true);
+  for (const auto& [name, tensor] : state.frozen) sort(name, tensor, true);
   for (const auto& [name, tensor] : state.buffers) sort(name, tensor, false);
   for (const TensorInfo& info : reader.tensors()) {
-    if (!known.contains(info.name)) report.unused.push_back(info.name);
+    report.file_elements += info.elements();
+    if (known.contains(info.name)) continue;
+    report.unused.push_back(info.name);
+    report.unused_elements += info.elements();
   }
   return report;
 }
@@ -75,7 +79,7 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file, do
 }
 
 void read_all(const Reader& reader, const NamedState& state) {
-  for (const auto* part : {&state.parameters, &state.buffers}) {
+  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
     for (const auto& [name, tensor] : *part) {
       if (const TensorInfo* info = reader.find(name)) read_into(reader, *info, tensor.detach());
     }
@@ -109,16 +113,19 @@ LoadReport load_weights(Communicator& communicator, FileSystem& files, const std
   };
   together(communicator, "reading the parent's weights", read, 0);
   communicator.broadcast(flat, 0, "broadcast of the parent's weights");
-  for (const auto& [name, buffer] : state.buffers) communicator.broadcast(buffer, 0, "broadcast of the parent's buffers");
-  check_same_on_all_ranks(communicator, state, "digest of the parent's weights");
+  for (const auto* part : {&state.frozen, &state.buffers}) {
+    for (const auto& [name, tensor] : *part) {
+      communicator.broadcast(tensor.detach(), 0, "broadcast of the parent's buffers");
+    }
+  }
+  check_same(communicator, digest_of(state), "weights", "the broadcast lost something; start again");
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 
 void read_weights(FileSystem& files, const std::filesystem::path& file, const NamedState& state) {
   const Reader reader(files, file);
-  const LoadReport report = match(reader, file, state);
-  if (!report.fresh.empty()) throw bad_input("tensor '" + report.fresh.front() + "' is not in the file", file.string());
+  match(reader, file, state);
   read_all(reader, state);
 }
 

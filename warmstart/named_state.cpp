@@ -11,8 +11,9 @@ using safetensors::DType;
 
 template <typename Visit>
 void for_each(const NamedState& state, const Visit& visit) {
-  for (const auto& [name, tensor] : state.parameters) visit(name, tensor);
-  for (const auto& [name, tensor] : state.buffers) visit(name, tensor);
+  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
+    for (const auto& [name, tensor] : *part) visit(name, tensor);
+  }
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
@@ -56,15 +57,6 @@ std::string digest_of(const NamedState& state) {
     digest.update(name).update(bytes_of(tensor));
   });
   return digest.hex();
-}
-
-void check_same_on_all_ranks(Communicator& communicator, const NamedState& state, const char* name) {
-  const auto digests = all_gather_text(communicator, digest_of(state), name);
-  for (size_t rank = 1; rank < digests.size(); ++rank) {
-    if (digests[rank] == digests[0]) continue;
-    throw AgreedError(Error("rank " + std::to_string(rank) + " does not hold the same weights as rank 0",
-                            {name, "digests " + digests[rank] + " and " + digests[0]}));
-  }
 }
 
 }  // namespace rekindle

@@ -7,14 +7,16 @@
 #include <utility>
 #include <vector>
 
-#include "comm/communicator.h"
 #include "core/safetensors.h"
 
 namespace rekindle {
 
-// Parameters and buffers of a model by name, sharing its memory: what model.safetensors holds.
+// The tensors of a model by name, sharing its memory: what model.safetensors holds.
 struct NamedState {
-  std::vector<std::pair<std::string, at::Tensor>> parameters, buffers;
+  using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+  Tensors parameters;   // that are trained
+  Tensors frozen;       // that ask for no gradient
+  Tensors buffers;
 };
 
 // As safetensors takes it. The tensors must be contiguous, and live as long as the views.
@@ -26,7 +28,5 @@ std::span<std::byte> bytes_of(at::Tensor& tensor);
 // XXH3-128 over names and bytes.
 std::string digest_of(const NamedState& state);
 
-// Collective: throws Error, on every rank, that names the first rank whose state is not rank 0's.
-void check_same_on_all_ranks(Communicator& communicator, const NamedState& state, const char* name);
 
 }  // namespace rekindle

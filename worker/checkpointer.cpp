@@ -41,6 +41,7 @@ Checkpointer::Checkpointer(const Run& run, Optimizer& optimizer, Lineage lineage
       optimizer_(optimizer),
       store_(run.files, run.directory / names::kCheckpoints, run.job.checkpoint),
       lineage_(std::move(lineage)),
+      inherited_(lineage_.increments),
       card_(std::move(card)),
       attempt_(utc_stamp(unix_seconds()) + "-" + std::to_string(getpid())),
       worlds_{{0, run.communicator.world()}} {
@@ -113,22 +114,26 @@ std::vector<FileRecord> Checkpointer::gather(const std::vector<FileRecord>& mine
   return all;
 }
 
-// Whole epochs have seen every sample; of the running one the order says which.
+// Whole epochs have seen every sample; of the running one the order says which. Added to what the parent saw.
 std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) const {
   const std::vector<int64_t>& train = run_.split.train;
   const auto size = static_cast<int64_t>(train.size());
   const int64_t epochs = progress.samples / size, rest = progress.samples % size;
-  std::vector<IncrementRecord> records;
-  std::vector<int64_t> ends;   // in `train`, of each increment
+  std::vector<IncrementRecord> records = inherited_;
+  std::vector<int64_t> ends;      // in `train`, of each increment
+  std::vector<size_t> record;     // of each increment
   for (const Increment& increment : run_.data.increments()) {
     const int64_t begin = ends.empty() ? 0 : ends.back();
     ends.push_back(std::lower_bound(train.begin(), train.end(), increment.end) - train.begin());
-    records.push_back({increment.digest, increment.samples(), epochs * (ends.back() - begin)});
+    const auto same = [&](const IncrementRecord& known) { return known.digest == increment.digest; };
+    record.push_back(std::find_if(records.begin(), records.end(), same) - records.begin());
+    if (record.back() == records.size()) records.push_back({increment.digest, increment.samples(), 0});
+    records[record.back()].seen += epochs * (ends.back() - begin);
   }
   const SampleOrder order(run_.job.run.seed, epochs, size, run_.job.data.shuffle);
   for (int64_t position = 0; position < rest; ++position) {
     const auto increment = std::upper_bound(ends.begin(), ends.end(), order.at(position)) - ends.begin();
-    ++records[increment].seen;
+    ++records[record[increment]].seen;
   }
   return records;
 }
@@ -140,6 +145,10 @@ std::optional<Progress> Checkpointer::resume() {
     std::vector<std::string> complaints;
     if (const auto newest = store_.newest_valid(&complaints)) path = newest->path.string();
     for (const std::string& complaint : complaints) log_warning(complaint);
+    if (path.empty() && !complaints.empty()) {
+      throw bad_input("no checkpoint of this run is whole any more", run_.directory.string(),
+                      "move the run directory away to start over; what is wrong with each stands above");
+    }
   }, 0);
   broadcast_text(communicator, path, 0, "path of the checkpoint");
   if (path.empty()) return std::nullopt;
@@ -152,7 +161,6 @@ std::optional<Progress> Checkpointer::resume() {
   });
   load_weights(communicator, run_.files, checkpoint->path / names::kModel, run_.state, run_.parameters.flat(), 1.0);
   optimizer_.set_steps(checkpoint->state.optimizer_steps);
-  lineage_ = checkpoint->lineage;
   worlds_ = checkpoint->state.worlds;
   if (worlds_.back().world != communicator.world()) {
     worlds_.push_back({checkpoint->state.progress.step, communicator.world()});
@@ -163,13 +171,12 @@ std::optional<Progress> Checkpointer::resume() {
 
 void Checkpointer::check_data(const Checkpoint& checkpoint) const {
   const auto& saved = checkpoint.lineage.increments;
-  const auto& now = run_.data.increments();
-  for (size_t i = 0; i < std::max(saved.size(), now.size()); ++i) {
-    if (i < saved.size() && i < now.size() && saved[i].digest == now[i].digest) continue;
-    throw bad_input("increment " + std::to_string(i + 1) + " is no longer what this run was trained on",
-                    i < now.size() ? now[i].path : run_.directory.string(),
-                    "a run is resumed on the very same data; new data are for a new run");
-  }
+  const std::vector<IncrementRecord> now = count_seen({});
+  const bool same = std::equal(saved.begin(), saved.end(), now.begin(), now.end(),
+                               [](const auto& a, const auto& b) { return a.digest == b.digest; });
+  if (same && checkpoint.lineage.parent == lineage_.parent) return;
+  throw bad_input(same ? "this run started from another parent" : "the data are no longer those this run was trained on",
+                  run_.directory.string(), "a run is resumed on the very same data; new data are for a new run");
 }
 
 void Checkpointer::read_moments(const Checkpoint& checkpoint) {

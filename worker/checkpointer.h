@@ -15,7 +15,8 @@ namespace rekindle {
 // rest, and rank 0 publishes once all have said that theirs is on the disk. All calls are collective.
 class Checkpointer {
  public:
-  // `lineage` is what stays the same over the run; `card` describes model and data.
+  // `lineage` is what stays the same over the run, with the increments that its weights were trained on before it;
+  // `card` describes model and data.
   Checkpointer(const Run& run, Optimizer& optimizer, Lineage lineage, ModelCard card);
 
   // Throws AgreedError where any rank failed; the generations before stay as they are.
@@ -38,6 +39,7 @@ class Checkpointer {
   Optimizer& optimizer_;
   CheckpointStore store_;
   Lineage lineage_;
+  std::vector<IncrementRecord> inherited_;
   ModelCard card_;
   std::string attempt_;             // tells the starts of this run apart
   std::vector<WorldSpan> worlds_;

@@ -5,9 +5,15 @@
 
 namespace rekindle {
 
-Interval::Interval(const Length& length, const Timeline& timeline, double run_samples) : unit_(length.unit) {
-  const bool counted = unit_ == Unit::kBatches || unit_ == Unit::kSeconds;
-  every_ = counted ? length.value : timeline.samples_in(length, run_samples);
+Interval::Interval(const Length& length, const Timeline& timeline, const Length& duration) : unit_(length.unit) {
+  if (unit_ == Unit::kShare && duration.is_time()) {
+    unit_ = Unit::kSeconds;
+    every_ = length.value * duration.value;
+  } else if (unit_ == Unit::kBatches || unit_ == Unit::kSeconds) {
+    every_ = length.value;
+  } else {
+    every_ = timeline.samples_in(length, duration.is_time() ? 0 : timeline.samples_in(duration, 0));
+  }
 }
 
 double Interval::position(const Progress& progress) const {

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <thread>
 
-#include "checkpoints/checkpoint.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/names.h"
@@ -31,7 +30,7 @@ bool is_done(FileSystem& files, const fs::path& directory) { return ends_done(fi
 
 [[noreturn]] void throw_live(FileSystem& files, const fs::path& what, const fs::path& lock) {
   const std::string holder = files.lock_note(lock);
-  throw Error("'" + what.string() + "' is live" + (holder.empty() ? "" : ": it belongs to " + holder),
+  throw Error("'" + what.string() + "' is live" + (holder.empty() ? "" : ": it is held by " + holder),
               {lock.string(), "wait until it ends, or stop it: one run at a time", ExitCode::kFailed});
 }
 
@@ -59,14 +58,6 @@ std::vector<fs::path> runs_of(FileSystem& files, const fs::path& line) {
   return runs;
 }
 
-// Of a line whose lock is held: the run that is live, or the line itself where it has not begun.
-fs::path live_run(FileSystem& files, const fs::path& line) {
-  for (const fs::path& run : runs_of(files, line)) {
-    if (files.exists(run / names::kRunLock) && !files.try_lock(run / names::kRunLock, note())) return run;
-  }
-  return line;
-}
-
 }  // namespace
 
 RunPlace::RunPlace(FileSystem& files, const Job& job)
@@ -78,13 +69,14 @@ void RunPlace::look_into_line(const Job& job) {
   files_.create_directories(line_);
   const fs::path lock = line_ / names::kLineLock;
   line_lock_ = files_.try_lock(lock, note());
-  if (!line_lock_) throw_live(files_, live_run(files_, line_), lock);
+  if (!line_lock_) throw_live(files_, line_, lock);
   for (const fs::path& run : runs_of(files_, line_)) {
     if (is_done(files_, run)) continue;
     if (same_job(job_of_run(run), job)) {
       directory_ = run;
       unfinished_ = true;
-      return lock_run(run);
+      lock_run(run);
+      return say_where();
     }
     log_warning("'" + run.string() + "' is not finished, and is left: its job is another one");
   }
@@ -125,16 +117,28 @@ fs::path RunPlace::open() {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
   }
-  if (!run_lock_) lock_run(directory_);
+  if (!run_lock_) {
+    lock_run(directory_);
+    if (is_run(files_, directory_)) throw_live(files_, directory_, directory_ / names::kRunLock);   // begun meanwhile
+  }
+  say_where();
   return directory_;
 }
 
-bool promote(FileSystem& files, const fs::path& line, const fs::path& checkpoint, const std::string& expected) {
+// Whoever finds the line locked reads which run holds it.
+void RunPlace::say_where() {
+  if (line_.empty()) return;
+  const std::string text = note() + ", run " + directory_.filename().string();
+  files_.create(line_ / names::kLineLock)->append(std::as_bytes(std::span(text)));
+}
+
+bool promote(FileSystem& files, const fs::path& line, const Checkpoint& checkpoint, const std::string& compared) {
   const fs::path link = line / names::kPromoted;
-  std::string current;
-  if (files.read_link(link)) current = open_checkpoint(files, link, Verify::kDocuments).digest();
-  if (current != expected) return false;
-  replace_link(files, link, fs::relative(checkpoint, line).string());
+  if (files.read_link(link)) {
+    const std::string serves = open_checkpoint(files, link, Verify::kDocuments).digest();
+    if (serves != compared && serves != checkpoint.digest()) return false;
+  }
+  replace_link(files, link, fs::relative(checkpoint.path, line).string());
   return true;
 }
 

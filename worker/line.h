@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "checkpoints/checkpoint.h"
 #include "core/file_system.h"
 #include "job/job.h"
 
@@ -22,6 +23,8 @@ class RunPlace {
   bool unfinished() const { return unfinished_; }     // an earlier run is taken up
   bool finished() const { return finished_; }         // the run's own directory holds this very job, done
 
+  const std::filesystem::path& directory() const { return directory_; }   // of the run that is taken up
+
   // Makes the directory of a new run, named by its UTC start where it is in a line, and locks it.
   // Returns it; for a run that is taken up, as it is.
   std::filesystem::path open();
@@ -30,6 +33,7 @@ class RunPlace {
   void look_into_line(const Job& job);
   void look_into_directory(const Job& job);
   void lock_run(const std::filesystem::path& directory);
+  void say_where();
 
   FileSystem& files_;
   std::filesystem::path line_, directory_;
@@ -37,9 +41,9 @@ class RunPlace {
   std::unique_ptr<FileLock> line_lock_, run_lock_;
 };
 
-// Makes `checkpoint` the one that the line serves, if what it serves is still the one with digest `expected` (empty:
-// nothing yet). False, and nothing is moved, where something else was promoted meanwhile.
-bool promote(FileSystem& files, const std::filesystem::path& line, const std::filesystem::path& checkpoint,
-             const std::string& expected);
+// Makes `checkpoint` the one that the line serves, if the line serves nothing yet, the checkpoint with digest `compared`,
+// which it was compared with, or this very one. False, and nothing is moved, where it serves another one.
+bool promote(FileSystem& files, const std::filesystem::path& line, const Checkpoint& checkpoint,
+             const std::string& compared);
 
 }  // namespace rekindle

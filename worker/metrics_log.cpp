@@ -18,6 +18,7 @@ void drop_cut_off_line(FileSystem& files, const std::filesystem::path& path) {
 
 MetricsLog::MetricsLog(FileSystem& files, const std::filesystem::path& path) {
   drop_cut_off_line(files, path);
+  goes_on_ = files.exists(path) && files.open(path)->size() > 0;
   file_ = files.append_to(path);
 }
 

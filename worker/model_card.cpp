@@ -43,7 +43,9 @@ ModelOptions options_from(const ModelCard& card) {
 
 NamedState state_of(const Model& model) {
   NamedState state;
-  for (const auto& item : model.named_parameters()) state.parameters.emplace_back(item.key(), item.value());
+  for (const auto& item : model.named_parameters()) {
+    (item.value().requires_grad() ? state.parameters : state.frozen).emplace_back(item.key(), item.value());
+  }
   for (const auto& item : model.named_buffers()) state.buffers.emplace_back(item.key(), item.value());
   return state;
 }
@@ -54,6 +56,7 @@ void check_preprocessing(const ModelCard& parent, const ModelCard& child) {
     differs.push_back("data.normalize (the parent's: mean " + json(parent.mean).dump() + ", std " +
                       json(parent.std).dump() + ")");
   }
+  if (parent.data_kind != child.data_kind) differs.push_back("data.kind (the parent's: " + parent.data_kind + ")");
   if (parent.sample_shape != child.sample_shape) {
     differs.push_back("the shape of a sample (the parent's: " + json(parent.sample_shape).dump() + ", now " +
                       json(child.sample_shape).dump() + ")");

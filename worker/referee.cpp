@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/referee.h"
 
-#include <ATen/Context.h>
+#include <torch/utils.h>
 
 #include <algorithm>
 #include <cmath>
@@ -23,6 +23,7 @@ json to_json(const ParentFacts& facts) {
   json increments = json::array();
   for (const IncrementRecord& record : facts.increments) increments.push_back({record.digest, record.samples, record.seen});
   return {{"digest", facts.digest},
+          {"path", facts.path},
           {"weights", facts.weights},
           {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
           {"increments", increments},
@@ -32,6 +33,7 @@ json to_json(const ParentFacts& facts) {
 ParentFacts parent_facts_from(const json& text) {
   ParentFacts facts;
   facts.digest = text["digest"];
+  facts.path = text["path"];
   facts.weights = text["weights"];
   if (!text["card"].is_null()) facts.card = model_card_from_json(text["card"], "the parent's model.json");
   for (const json& record : text["increments"]) facts.increments.push_back({record[0], record[1], record[2]});
@@ -39,25 +41,46 @@ ParentFacts parent_facts_from(const json& text) {
   return facts;
 }
 
+ParentFacts facts_of(const Parent& parent) {
+  ParentFacts facts;
+  facts.digest = parent.digest;
+  facts.path = facts.weights = parent.weights.string();
+  if (!parent.checkpoint) {
+    log_warning("nothing is known of what " + facts.path + " was trained on: it is taken not to know the test data");
+    return facts;
+  }
+  facts.path = parent.checkpoint->path.string();
+  facts.card = parent.checkpoint->card;
+  facts.increments = parent.checkpoint->lineage.increments;
+  facts.held_out_test = parent.checkpoint->lineage.held_out_test;
+  return facts;
+}
+
+// The parent that an unfinished run started with.
+ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& environment) {
+  const json recorded = json::parse(read_text(files, environment))["parent"];
+  if (recorded.is_null()) return {};
+  const std::string path = recorded["path"];
+  const ParentFacts facts = facts_of(*find_parent(files, path, ""));
+  if (facts.digest == recorded["digest"]) return facts;
+  throw bad_input("the parent that this run started from is no longer what it was", path,
+                  "move the run directory away to start over");
+}
+
+ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesystem::path& recorded) {
+  if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded);
+  if (job.warm_start.from.empty()) return {};
+  const auto parent = find_parent(files, job.warm_start.from, job.run.line);
+  return parent ? facts_of(*parent) : ParentFacts{};
+}
+
 }  // namespace
 
-ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, const Job& job) {
+ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, const Job& job,
+                                 const std::filesystem::path& recorded) {
   std::string text;
-  together(communicator, "looking for the parent", [&] {
-    ParentFacts facts;
-    const std::string& from = job.warm_start.from;
-    if (const auto parent = from.empty() ? std::nullopt : find_parent(files, from, job.run.line)) {
-      facts.digest = parent->digest;
-      facts.weights = parent->weights.string();
-      facts.held_out_test = 0;   // of weights from elsewhere nobody knows what they were trained on
-      if (parent->checkpoint) {
-        facts.card = parent->checkpoint->card;
-        facts.increments = parent->checkpoint->lineage.increments;
-        facts.held_out_test = parent->checkpoint->lineage.held_out_test;
-      }
-    }
-    text = to_json(facts).dump();
-  }, 0);
+  together(communicator, "looking for the parent",
+           [&] { text = to_json(find_the_parent(files, job, recorded)).dump(); }, 0);
   broadcast_text(communicator, text, 0, "facts of the parent");
   return parent_facts_from(json::parse(text));
 }
@@ -87,11 +110,16 @@ Scores Referee::score(Model& model, const std::vector<int64_t>& indices, const c
 
 // A model of its own, built as the parent's card says, and gone when it has been heard.
 std::shared_ptr<Model> Referee::load_parent() {
-  const ModelOptions options = parent_.card ? options_from(*parent_.card) : run_.job.model;
-  std::shared_ptr<Model> model = make_model(options, run_.data.shape());
-  const NamedState state = state_of(*model);
+  std::shared_ptr<Model> model;
+  NamedState state;
+  together(run_.communicator, "building the parent", [&] {
+    // What a bare file lacks is as fresh as in a child that starts from it.
+    torch::manual_seed(run_.job.run.seed);
+    model = make_model(parent_.card ? options_from(*parent_.card) : run_.job.model, run_.data.shape());
+    state = state_of(*model);
+  });
   together(run_.communicator, "reading the parent", [&] { read_weights(run_.files, parent_.weights, state); }, 0);
-  for (const auto* part : {&state.parameters, &state.buffers}) {
+  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
     for (const auto& [name, tensor] : *part) {
       run_.communicator.broadcast(tensor.detach(), 0, "broadcast of the parent");
     }
@@ -108,10 +136,17 @@ void Referee::hear_parent() {
   validation_ = score(*model, run_.split.validation, "validation", "parent", start);
 }
 
-void Referee::check_start(const std::optional<Scores>& child) const {
-  if (!child || !validation_ || !run_.is_root()) return;
-  const double difference = child->mean_loss() - validation_->mean_loss();
-  if (child->correct == validation_->correct && std::abs(difference) <= 1e-6 * (1 + validation_->mean_loss())) {
+void Referee::check_start(const std::optional<Scores>& validation) {
+  if (!parent_.exists()) return;
+  if (validation) return compare_start(*validation, *validation_);
+  if (!test_old_.empty()) compare_start(score(run_.model, test_old_, "test_old", "child", {}), *old_);
+  if (!test_new_.empty()) compare_start(score(run_.model, test_new_, "test_new", "child", {}), *new_);
+}
+
+void Referee::compare_start(const Scores& child, const Scores& parent) const {
+  if (!run_.is_root()) return;
+  const double difference = child.mean_loss() - parent.mean_loss();
+  if (child.correct == parent.correct && std::abs(difference) <= 1e-6 * (1 + parent.mean_loss())) {
     log_info("at step 0 the child scores as its parent does");
   } else {
     log_warning("at step 0 the child does not score as its parent does: loss differs by " + std::to_string(difference) +
@@ -156,7 +191,8 @@ void Referee::promote_child(Verdict& verdict, const std::filesystem::path& check
     verdict.promote = false;   // outside a line there is nothing that serves
     return;
   }
-  if (promote(run_.files, run_.job.run.line, checkpoint, parent_.digest)) return;
+  const Checkpoint child = open_checkpoint(run_.files, checkpoint, Verify::kDocuments);
+  if (promote(run_.files, run_.job.run.line, child, parent_.digest)) return;
   verdict.verdict = "kept-parent";
   verdict.reason = "the line now serves another checkpoint than the one this run was compared with";
   verdict.promote = false;

@@ -7,18 +7,6 @@
 
 namespace rekindle {
 
-void synchronize_buffers(Communicator& communicator, const NamedState& state) {
-  for (const auto& [name, buffer] : state.buffers) {
-    if (buffer.is_floating_point()) {
-      at::Tensor values = buffer.detach();
-      communicator.all_reduce(values, Communicator::Op::kSum, "running statistics");
-      values.div_(communicator.world());
-    } else if (buffer.scalar_type() == at::kLong) {
-      communicator.all_reduce(buffer, Communicator::Op::kMax, "running counts");
-    }
-  }
-}
-
 void log_scores(const Run& run, const char* set, const char* model, const Scores& scores, const Progress& progress) {
   run.metrics.write("eval", {{"step", progress.step},
                              {"samples", progress.samples},

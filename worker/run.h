@@ -34,10 +34,6 @@ struct Run {
   EvaluateOptions evaluate_options() const { return {job.evaluation.batch, job.data.mean, job.data.std}; }
 };
 
-// Collective. Buffers that a rank updates from its own samples (running statistics) become the mean over ranks, counts
-// the maximum, so that all ranks evaluate and save one and the same model.
-void synchronize_buffers(Communicator& communicator, const NamedState& state);
-
 // An `eval` event, and a line for people on rank 0. `set` is validation, test_old or test_new; `model` parent or child.
 void log_scores(const Run& run, const char* set, const char* model, const Scores& scores, const Progress& progress);
 

@@ -51,9 +51,9 @@ Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
                                    reducer_.gradient(), reducer_.slices())),
       checkpointer_(run, *optimizer_, std::move(lineage), std::move(card)),
       end_(end_of(run.job.run.duration, timeline_)),
-      log_every_(run.job.run.log_every, timeline_, end_),
-      evaluate_every_(run.job.evaluation.every, timeline_, end_),
-      save_every_(run.job.checkpoint.every, timeline_, end_),
+      log_every_(run.job.run.log_every, timeline_, run.job.run.duration),
+      evaluate_every_(run.job.evaluation.every, timeline_, run.job.run.duration),
+      save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration),
       agreement_(at::zeros({3}, at::kDouble)) {}
 
 bool Trainer::resume() {
@@ -64,6 +64,7 @@ bool Trainer::resume() {
 
 Outcome Trainer::train() {
   run_.model.train();
+  statistics_ = std::make_unique<RunningStatistics>(run_.communicator, run_.state);
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
@@ -96,6 +97,7 @@ Trainer::Step Trainer::train_step() {
   const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - started_;
   agree(step, seconds_before_ + trained.count());
   update(step);
+  statistics_->agree();
   progress_.samples += batches.global_samples;
   ++progress_.step;
   return step;
@@ -164,8 +166,6 @@ void Trainer::save_and_evaluate(const Progress& before, bool last) {
   const bool evaluates = last || evaluate_every_.due(before, progress_);
   const bool saves = last || save_every_.due(before, progress_);
   if (!evaluates && !saves) return;
-  // Before either, and at either: a run that resumes from here must find the buffers that the other one goes on with.
-  synchronize_buffers(run_.communicator, run_.state);
   if (saves) checkpointer_.save(progress_);
   if (evaluates) evaluate_validation();
   run_.model.train();

@@ -13,6 +13,7 @@
 #include "worker/checkpointer.h"
 #include "worker/interval.h"
 #include "worker/run.h"
+#include "worker/running_statistics.h"
 
 namespace rekindle {
 
@@ -32,6 +33,7 @@ class Trainer {
 
   const Progress& progress() const { return progress_; }
   const Checkpointer& checkpointer() const { return checkpointer_; }
+  int64_t skipped() const { return skipped_; }   // updates of this process, for on_nan = "skip"
   std::optional<Scores> evaluate_validation();   // and logs it; none where nothing is held out
 
  private:
@@ -60,6 +62,8 @@ class Trainer {
   Progress progress_;
   int64_t skipped_ = 0;                         // updates, because of NaN
 
+  // From the first step on.
+  std::unique_ptr<RunningStatistics> statistics_;
   std::unique_ptr<Loader> loader_;
   std::chrono::steady_clock::time_point started_;
   double seconds_before_ = 0;                   // of training, before this process

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <vector>
 
@@ -44,6 +45,7 @@ double percentile(const std::vector<double>& sorted, double share) {
 enum class Passes { kYes, kNo, kUnclear };
 
 Passes at_least(double bound, double low, double high) {
+  if (!std::isfinite(low)) return Passes::kNo;   // a model whose scores are no numbers is not promoted
   if (low >= bound) return Passes::kYes;
   return high < bound ? Passes::kNo : Passes::kUnclear;
 }
@@ -91,6 +93,10 @@ Comparison compare(std::span<const double> parent, std::span<const double> child
   std::vector<double> differences(child.size());
   std::transform(child.begin(), child.end(), parent.begin(), differences.begin(), std::minus<>());
   result.difference = mean(differences);
+  if (!std::isfinite(*result.difference)) {   // no order among the means then
+    result.low = result.high = *result.difference;
+    return result;
+  }
   Random random(1);
   std::vector<double> means(kResamples);
   for (double& resampled : means) {

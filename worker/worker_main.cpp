@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 #include <torch/utils.h>
 
-#include <chrono>
-#include <cstdio>
-#include <cstring>
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -20,6 +19,7 @@
 #include "worker/environment.h"
 #include "worker/line.h"
 #include "worker/model_card.h"
+#include "worker/preflight.h"
 #include "worker/referee.h"
 #include "worker/stop_signal.h"
 #include "worker/trainer.h"
@@ -87,12 +87,7 @@ Dataset load_data(Communicator& communicator, FileSystem& files, const Job& job,
   });
   std::string digests;
   for (const Increment& increment : data->increments()) digests += increment.digest;
-  const auto all = all_gather_text(communicator, digests, "digests of the data");
-  for (size_t rank = 1; rank < all.size(); ++rank) {
-    if (all[rank] == all[0]) continue;
-    throw AgreedError(bad_input("rank " + std::to_string(rank) + " read other data than rank 0", "[data]",
-                                "the files must be the same on every node"));
-  }
+  check_same(communicator, digests, "data", "the files must be the same on every node");
   if (communicator.rank() == 0) {
     for (const std::string& warning : data->warnings()) log_warning(warning);
   }
@@ -111,27 +106,57 @@ Split split_data(Communicator& communicator, const Dataset& data, const Job& job
   return parts;
 }
 
+// What is trained, and the memory that it lies in.
+struct Trainee {
+  std::shared_ptr<Model> model;
+  NamedState state;
+  std::unique_ptr<FlatParameters> parameters;
+};
+
+Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split) {
+  Trainee trainee;
+  together(communicator, "model", [&] {
+    trainee.model = make_model(job.model, data.shape());
+    trainee.state = state_of(*trainee.model);
+    check_trainable(trainee.state.parameters);
+    check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
+  });
+  trainee.parameters = std::make_unique<FlatParameters>(communicator, trainee.state.parameters);
+  return trainee;
+}
+
+// What a child inherits: what its weights were trained on, and what none of its ancestors was.
 Lineage lineage_of(const Job& job, const ParentFacts& parent) {
   Lineage lineage;
   lineage.parent = parent.digest;
   lineage.job = job_digest(job);
   lineage.validation = job.split.validation;
   lineage.test = job.split.test;
-  lineage.split_by = "key";
-  lineage.held_out_test = std::min(parent.held_out_test, job.split.test);
+  lineage.held_out_test = job.split.test;
   lineage.build = build_name();
+  if (job.warm_start.strategy == Strategy::kCold) return lineage;
+  lineage.increments = parent.increments;
+  lineage.held_out_test = std::min(parent.held_out_test, job.split.test);
   return lineage;
 }
 
+nlohmann::ordered_json environment_of(int world, const ParentFacts& parent) {
+  nlohmann::ordered_json environment = describe_environment(world);
+  environment["parent"] = nullptr;
+  if (parent.exists()) environment["parent"] = {{"digest", parent.digest}, {"path", parent.path}};
+  return environment;
+}
+
 // Opens the run's directory on rank 0 and tells the others; writes what is known before training.
-std::filesystem::path open_directory(Communicator& communicator, FileSystem& files, const Job& job, RunPlace* place) {
+std::filesystem::path open_directory(Communicator& communicator, FileSystem& files, const Job& job,
+                                     const ParentFacts& parent, RunPlace* place) {
   std::string directory;
   together(communicator, "run directory", [&] {
     const std::filesystem::path path = place->open();
     directory = path.string();
     files.create_directories(path / names::kLogs);
-    write_synced(files, path / names::kResolvedJob, to_toml(job));
-    write_synced(files, path / names::kEnvironment, describe_environment(communicator.world()).dump(2) + "\n");
+    replace_file(files, path / names::kEnvironment, environment_of(communicator.world(), parent).dump(2) + "\n");
+    replace_file(files, path / names::kResolvedJob, to_toml(job));   // the last: with it the folder is a run
   }, 0);
   broadcast_text(communicator, directory, 0, "run directory");
   const int rank = communicator.rank();
@@ -155,87 +180,108 @@ void warm_start(const Run& run, const ParentFacts& parent) {
                                    {"fresh", 1 - report.loaded_share()},
                                    {"renamed", 0.0},
                                    {"resized", 0.0},
-                                   {"unused_tensors", report.unused.size()},
+                                   {"unused", report.unused_share()},
                                    {"seconds", report.seconds},
                                    {"gb_per_s", report.gb_per_s()}});
   if (run.is_root()) log_info("warm start from " + parent.weights + ": " + report.text());
 }
 
-void write_end(const Run& run, const char* status, const Progress& progress) {
-  run.metrics.write("end", {{"status", status},
-                            {"step", progress.step},
-                            {"samples", progress.samples},
-                            {"seconds", progress.seconds}});
-}
-
-ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinished, bool exit_code) {
-  std::unique_ptr<Trainer> made;
-  together(run.communicator, "training", [&] {
-    made = std::make_unique<Trainer>(run, lineage_of(run.job, parent),
-                                     card_of(run.job, run.data.shape(), run.data.classes()));
-  });
-  Trainer& trainer = *made;
-  Referee referee(run, parent);
+// Up to the first step: the weights are there, and the parent has been heard.
+void prepare(const Run& run, const ParentFacts& parent, Trainer& trainer, Referee& referee, bool unfinished) {
   const bool resumed = unfinished && trainer.resume();
-  run.metrics.write(unfinished ? "restart" : "start", {{"job", job_digest(run.job)},
-                                                       {"workers", run.communicator.world()},
-                                                       {"step", trainer.progress().step},
-                                                       {"samples", trainer.progress().samples},
-                                                       {"build", build_name()}});
+  run.metrics.write(run.metrics.goes_on() ? "restart" : "start", {{"job", job_digest(run.job)},
+                                                                  {"workers", run.communicator.world()},
+                                                                  {"step", trainer.progress().step},
+                                                                  {"samples", trainer.progress().samples},
+                                                                  {"build", build_name()}});
   if (resumed && run.is_root()) log_info("resuming at step " + std::to_string(trainer.progress().step));
   if (!resumed) warm_start(run, parent);
   referee.hear_parent();
-  if (!resumed) {
-    const std::optional<Scores> at_start = trainer.evaluate_validation();
-    if (run.job.warm_start.strategy == Strategy::kWarm) referee.check_start(at_start);
-  }
+  if (resumed) return;
+  const std::optional<Scores> validation = trainer.evaluate_validation();
+  if (run.job.warm_start.strategy == Strategy::kWarm) referee.check_start(validation);
+}
 
-  if (trainer.train() == Outcome::kPreempted) {
-    write_end(run, "preempted", trainer.progress());
-    if (run.is_root()) log_info("stopped as asked; run again to go on from here");
-    return ExitCode::kPreempted;
+void write_end(const Run& run, const char* status, const Trainer& trainer) {
+  const Progress& progress = trainer.progress();
+  run.metrics.write("end", {{"status", status},
+                            {"step", progress.step},
+                            {"samples", progress.samples},
+                            {"seconds", progress.seconds},
+                            {"skipped", trainer.skipped()}});
+}
+
+// A start that was refused before its first step leaves nothing behind; whatever came further says how it ended.
+void give_up(const Run& run, const Trainer& trainer, bool unfinished) {
+  if (unfinished || trainer.progress().step > 0) return write_end(run, "failed", trainer);
+  if (run.is_root()) run.files.remove_all(run.directory);
+}
+
+bool parent_stays(const std::string& verdict, bool promoted) { return verdict != "promoted" && !promoted; }
+
+ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinished, bool exit_code) {
+  Trainer trainer(run, lineage_of(run.job, parent), card_of(run.job, run.data.shape(), run.data.classes()));
+  Referee referee(run, parent);
+  try {
+    prepare(run, parent, trainer, referee, unfinished);
+    if (trainer.train() == Outcome::kPreempted) {
+      write_end(run, "preempted", trainer);
+      if (run.is_root()) log_info("stopped as asked; run again to go on from here");
+      return ExitCode::kPreempted;
+    }
+    const Published& last = *trainer.checkpointer().latest();
+    const Verdict verdict = referee.judge(trainer.progress(), last.digest, last.path);
+    write_end(run, "done", trainer);
+    if (run.is_root()) log_info("verdict: " + verdict.verdict + " (" + verdict.reason + ")");
+    return exit_code && parent_stays(verdict.verdict, verdict.promote) ? ExitCode::kParentStays : ExitCode::kDone;
+  } catch (const AgreedError&) {
+    give_up(run, trainer, unfinished);
+    throw;
   }
-  const Published& last = *trainer.checkpointer().latest();
-  const Verdict verdict = referee.judge(trainer.progress(), last.digest, last.path);
-  write_end(run, "done", trainer.progress());
-  if (run.is_root()) log_info("verdict: " + verdict.verdict + " (" + verdict.reason + ")");
-  const bool stays = verdict.verdict != "promoted" && !verdict.promote;
+}
+
+// The same answer as when it ended.
+ExitCode end_of_finished(FileSystem& files, const std::filesystem::path& directory, bool exit_code) {
+  const auto verdict = nlohmann::json::parse(read_text(files, directory / names::kVerdict));
+  log_info("this run is finished, its verdict: " + verdict.value("verdict", ""));
+  const bool stays = parent_stays(verdict.value("verdict", ""), verdict.value("promoted", false));
   return exit_code && stays ? ExitCode::kParentStays : ExitCode::kDone;
 }
 
 ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   FileSystem& files = posix_file_system();
-  const bool root = communicator.rank() == 0;
-  std::unique_ptr<RunPlace> place;
-  together(communicator, "run directory", [&] { place = std::make_unique<RunPlace>(files, job); }, 0);
-  std::string found = root && place->finished() ? "finished" : root && place->unfinished() ? "unfinished" : "new";
+  std::unique_ptr<RunPlace> place;   // on rank 0 alone
+  std::string found = "new", recorded;
+  together(communicator, "run directory", [&] {
+    place = std::make_unique<RunPlace>(files, job);
+    if (place->finished()) {
+      found = std::to_string(static_cast<int>(end_of_finished(files, place->directory(), exit_code)));
+    } else if (place->unfinished()) {
+      found = "unfinished";
+      recorded = (place->directory() / names::kEnvironment).string();
+    }
+  }, 0);
   broadcast_text(communicator, found, 0, "state of the run");
-  if (found == "finished") {
-    if (root) log_info("this run is finished: " + job.run.directory.string());
-    return ExitCode::kDone;
-  }
+  const bool unfinished = found == "unfinished";
+  if (!unfinished && found != "new") return static_cast<ExitCode>(std::stoi(found));
 
-  const ParentFacts parent = find_parent_together(communicator, files, job);
+  const ParentFacts parent = find_parent_together(communicator, files, job, recorded);
   const Dataset data = load_data(communicator, files, job, parent);
   const Split split = split_data(communicator, data, job);
   if (parent.card) {
     together(communicator, "preprocessing",
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
-  std::shared_ptr<Model> model;
-  NamedState state;
-  std::unique_ptr<FlatParameters> parameters;
-  together(communicator, "model", [&] {
-    model = make_model(job.model, data.shape());
-    state = state_of(*model);
-    parameters = std::make_unique<FlatParameters>(communicator, state.parameters);
-  });
+  const Trainee trainee = build_model(communicator, job, data, split);
+  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(), "job, build and model",
+             "start all ranks with the same program and the same arguments");
 
-  const std::filesystem::path directory = open_directory(communicator, files, job, place.get());
+  const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
   together(communicator, "metrics", [&] { metrics = MetricsLog(files, directory / names::kMetrics); }, 0);
-  const Run run{job, communicator, files, directory, data, split, *model, *parameters, state, metrics};
-  return train_and_judge(run, parent, found == "unfinished", exit_code);
+  const Run run{job, communicator, files, directory, data, split, *trainee.model, *trainee.parameters, trainee.state,
+                metrics};
+  return train_and_judge(run, parent, unfinished, exit_code);
 }
 
 }  // namespace
@@ -257,10 +303,13 @@ int worker_main(int argc, char** argv) {
     return static_cast<int>(error.code());
   } catch (const Error& error) {
     log_error("rank " + std::to_string(session.rank()) + " failed: " + error.what());
-    session.abort(static_cast<int>(error.code()));
+    session.leave(static_cast<int>(error.code()));
+  } catch (const c10::Error& error) {
+    log_error("rank " + std::to_string(session.rank()) + " failed: " + error.what_without_backtrace());
+    session.leave(static_cast<int>(ExitCode::kFailed));
   } catch (const std::exception& error) {
     log_error("rank " + std::to_string(session.rank()) + " failed: " + error.what());
-    session.abort(static_cast<int>(ExitCode::kFailed));
+    session.leave(static_cast<int>(ExitCode::kFailed));
   }
 }
 

@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rank %d: %s\n", session.rank(), error.what());
-    session.abort(1);
+    session.leave(1);
   }
   return 0;
 }

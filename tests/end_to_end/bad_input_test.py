@@ -49,7 +49,8 @@ class BadInput(harness.Case):
     def refuse(self, code, *words, settings=(), workers=None):
         """Runs the job, with a bare worker or with so many; it must end with `code`, by an error that holds `words` and
         says what to do."""
-        command = harness.launch(self.job, *settings, workers=workers) if workers else [harness.WORKER, self.job, *settings]
+        bare = [harness.WORKER, self.job, *settings]
+        command = harness.launch(self.job, *settings, workers=workers) if workers else bare
         result = harness.run(command)
         self.assertEqual(result.code, code, result.text)
         self.assert_says(result, *words)
@@ -87,15 +88,16 @@ class BadInput(harness.Case):
         self.assertFalse(self.directory.exists())
 
     def test_not_in_this_version(self):
-        for setting in ('data.use="new"', "batch.virtual_workers=16", "optimizer.name=lars", "run.reproducible=any-world",
-                        "warm_start.strategy=fire", "run.max_restarts=3", "model.name=bert"):
+        for setting in ('data.use="new"', "batch.virtual_workers=16", "optimizer.name=lars", "model.name=bert",
+                        "run.reproducible=any-world", "warm_start.strategy=fire", "run.max_restarts=3"):
             with self.subTest(setting=setting):
                 result = self.run_well(self.job, setting, code=78)
                 self.assert_says(result, "not in this version", setting.split("=")[0])
         self.assertFalse(self.directory.exists())
 
     def test_mistakes_in_overrides(self):
-        result = self.refuse(78, "schedule.base_lr=-1", "run.sed=1", "seed", settings=("schedule.base_lr=-1", "run.sed=1"))
+        overrides = "schedule.base_lr=-1", "run.sed=1"
+        result = self.refuse(78, *overrides, "seed", settings=overrides)
         self.assertNotIn("job.toml:", result.text)
         self.assertFalse(self.directory.exists())
 
@@ -141,8 +143,9 @@ class BadInput(harness.Case):
         random = numpy.random.default_rng(0)
         write_idx(self.folder / "images", random.integers(0, 256, (200, 4, 4)))
         write_idx(self.folder / "labels", random.integers(0, 3, 200))
-        return ('data={kind="idx", normalize={mean=[0.5], std=[0.25]}, increments=[{images="images", labels="labels"}]}',
-                "run.duration=2ep")
+        increment = '{images="images", labels="labels"}'
+        data = f'data={{kind="idx", normalize={{mean=[0.5], std=[0.25]}}, increments=[{increment}]}}'
+        return data, "run.duration=2ep"
 
     def test_truncated_idx(self):
         settings = self.write_images()
@@ -213,8 +216,8 @@ class BadInput(harness.Case):
     def small_disk(self, kibibytes):
         place = self.folder / "disk"
         place.mkdir()
-        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", place], capture_output=True,
-                               text=True)
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", place],
+                               capture_output=True, text=True)
         if mount.returncode != 0:
             self.skipTest("a small disk needs the right to mount one: " + mount.stderr.strip())
         try:
@@ -225,8 +228,9 @@ class BadInput(harness.Case):
     def test_disk_that_fills_up(self):
         with self.small_disk(2048) as disk:
             directory = disk / "run"
+            # 600 KiB a checkpoint
             wide = "model.hidden=[1024, 64]", "checkpoint.every=10ba", "run.duration=50ba", f"run.directory={directory}"
-            result = self.refuse(1, "No space left on device", str(directory), settings=wide, workers=2)   # 600 KiB a checkpoint
+            result = self.refuse(1, "No space left on device", str(directory), settings=wide, workers=2)
             self.assertNotIn("Traceback", result.text)
             self.assertEqual(harness.half_written(disk), [])
             saved = harness.latest(directory)

@@ -76,7 +76,7 @@ class Contract(harness.Case):
         self.run_well(self.job, workers=2)
         evaluations = harness.events(self.directory, "eval")
         self.assertEqual([(event["set"], event["step"]) for event in evaluations],
-                         [("validation", 0), ("validation", 20), ("validation", 40), ("validation", 50), ("test_new", 50)])
+                         [("validation", step) for step in (0, 20, 40, 50)] + [("test_new", 50)])
         for event in evaluations:
             self.assertTrue(0 <= event["metrics"]["accuracy"] <= 1)
             self.assertGreater(event["metrics"]["loss"], 0)
@@ -103,8 +103,8 @@ class Contract(harness.Case):
         self.assertEqual(harness.latest(self.directory), newest)
         self.assertEqual(saved[-1]["bytes"], sum(file.stat().st_size for file in newest.iterdir()))
         self.assertEqual({file.name for file in newest.iterdir()},
-                         {"model.safetensors", "optimizer-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors",
-                          "state.json", "lineage.json", "model.json", "manifest.json"})
+                         {"model.safetensors", "state.json", "lineage.json", "model.json", "manifest.json",
+                          "optimizer-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors"})
         self.assertEqual(saved[-1]["digest"], harness.document(newest / "manifest.json")["digest"])
 
     def test_restart(self):
@@ -137,7 +137,8 @@ class Contract(harness.Case):
 
     def test_run_directory(self):
         self.run_well(self.job, workers=2)
-        for name in "job.resolved.toml", "environment.json", "metrics.jsonl", "verdict.json", "logs/rank-0.log", "logs/rank-1.log":
+        for name in ("job.resolved.toml", "environment.json", "metrics.jsonl", "verdict.json", "logs/rank-0.log",
+                     "logs/rank-1.log"):
             self.assertTrue((self.directory / name).is_file(), name)
         self.assertEqual((self.directory / "checkpoints" / "latest").readlink().name, "step-000000050")
         harness.document(self.directory / "environment.json")
@@ -195,28 +196,27 @@ class Contract(harness.Case):
         self.assertEqual(result.code, 0, result.text)
         self.assertFalse(self.directory.exists())
         subprocess.run(["sh", "-c", result.text], check=True, capture_output=True, timeout=harness.PATIENCE)
-        self.assertEqual([harness.metrics(self.directory)[0]["workers"], harness.metrics(self.directory)[-1]["step"]], [2, 10])
+        log = harness.metrics(self.directory)
+        self.assertEqual([log[0]["workers"], log[-1]["step"]], [2, 10])
         wrong = harness.run([*harness.launch(self.job, "run.duration=10"), "--dry-run"])
         self.assertEqual(wrong.code, 78, wrong.text)
 
     # Exit codes.
 
     def test_exit_code_of_the_verdict(self):
-        line = "run.line=line"
-        self.assertEqual(self.run_well(self.job, line, "--exit-code", code=0, workers=2).code, 0)
-        child = line, "warm_start.from=promoted", "run.duration=60ba"
-        self.run_well(self.job, *child, "verdict.max_forgetting=0", "verdict.metric=loss", "schedule.base_lr=10",
-                      "--exit-code", code=3, workers=2)
-        kept = harness.runs(self.folder / "line")[-1]
-        self.assertNotEqual(harness.document(kept / "verdict.json")["verdict"], "promoted")
-        self.run_well(self.job, *child, "verdict.max_forgetting=0", "verdict.metric=loss", "schedule.base_lr=10",
-                      code=0, workers=2)
-        self.run_well(self.job, *child, "verdict.max_forgetting=1", "--exit-code", code=0, workers=2)
+        def exit_code(*settings, code):
+            self.run_well(self.job, "run.line=line", *settings, workers=2, code=code)
+            return harness.document(harness.runs(self.folder / "line")[-1] / "verdict.json")["verdict"]
+
+        self.assertEqual(exit_code("--exit-code", code=0), "promoted")
+        untrained = "warm_start.from=promoted", "warm_start.strategy=cold", "schedule.base_lr=1e-9"
+        self.assertEqual(exit_code(*untrained, "--exit-code", code=3), "kept-parent")
+        self.assertEqual(exit_code(*untrained, code=0), "kept-parent")
 
     def test_usage(self):
         for command in ([harness.LAUNCHER], [harness.LAUNCHER, "train", self.job], [harness.LAUNCHER, "run"],
-                        [harness.LAUNCHER, "run", self.job, "-n", "0"], [harness.LAUNCHER, "run", self.job, "--wrker", "x"],
-                        [harness.WORKER], [harness.WORKER, "--verbose", self.job]):
+                        [harness.LAUNCHER, "run", self.job, "-n", "0"], [harness.WORKER],
+                        [harness.LAUNCHER, "run", self.job, "--wrker", "x"], [harness.WORKER, "--verbose", self.job]):
             with self.subTest(command=shlex.join(map(str, command))):
                 result = harness.run(command)
                 self.assertEqual(result.code, 64, result.text)

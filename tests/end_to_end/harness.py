@@ -52,8 +52,9 @@ class Live:
 
     def __init__(self, command, cwd=None, environment=None):
         self._output = tempfile.TemporaryFile(mode="w+", errors="replace")
-        self._process = subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-                                         stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True)
+        self._process = subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment,
+                                         stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
+                                         start_new_session=True)
 
     def __enter__(self):
         return self

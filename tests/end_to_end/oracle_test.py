@@ -47,7 +47,8 @@ class Block(torch.nn.Module):
         self.bn2 = torch.nn.BatchNorm2d(outputs)
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = torch.nn.Sequential(convolution(inputs, outputs, 1, stride), torch.nn.BatchNorm2d(outputs))
+            self.downsample = torch.nn.Sequential(convolution(inputs, outputs, 1, stride),
+                                                  torch.nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
@@ -118,7 +119,8 @@ class Oracle(harness.Case):
         """Writes what both sides get: the data and the initial weights."""
         self.data = {name: torch.from_numpy(tensor) for name, tensor in data.items()}
         self.write_data(data)
-        save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, self.folder / "initial.safetensors")
+        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        save_file(initial, self.folder / "initial.safetensors")
 
     def check(self, job, history, model, worlds):
         """Runs `job` on each world and compares every step and the final weights with the oracle's."""

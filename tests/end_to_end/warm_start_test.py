@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 import harness
 
 # Day 2 has clouds in other places than day 1, so that its parent cannot know them.
-DAYS = [harness.clusters(600, spread=0.5, seed=1, centres_seed=1), harness.clusters(600, spread=0.5, seed=2, centres_seed=2)]
+DAYS = [harness.clusters(600, spread=0.5, seed=number, centres_seed=number) for number in (1, 2)]
+TWO_DAYS = 'data.increments=["day1.safetensors", "day2.safetensors"]'
 
 SHAPES = {"layers.0.weight": (24, 8), "layers.0.bias": (24,), "layers.1.weight": (16, 24), "layers.1.bias": (16,),
           "layers.2.weight": (4, 16), "layers.2.bias": (4,)}
@@ -51,10 +52,19 @@ class Retraining(harness.Case):
         self.run_well(self.job, *settings, workers=2)
         return harness.runs(self.line)[-1]
 
-    def train_day_2(self, *settings, **more):
+    def train_day_2(self, *settings):
         """Returns the result; the run is the newest one of the line."""
-        return self.run_well(self.job, 'data.increments=["day1.safetensors", "day2.safetensors"]', *settings, workers=2,
-                             **more)
+        return self.run_well(self.job, TWO_DAYS, *settings, workers=2)
+
+    def kill_day_2(self, *settings):
+        """Returns a run of day 2 that was killed after a checkpoint, and a step at which it may end."""
+        before = len(harness.runs(self.line))
+        endless = "run.duration=1000000ep", "checkpoint.every=10ba"
+        with harness.Live(harness.launch(self.job, TWO_DAYS, *endless, *settings, workers=2)) as live:
+            live.wait_for(lambda: len(harness.runs(self.line)) > before and harness.events(self.newest(), "checkpoint"))
+            live.kill_rank(1)
+            self.assertEqual(live.result().code, 1)
+        return self.newest(), harness.events(self.newest(), "checkpoint")[-1]["step"] + 40
 
     def newest(self):
         return harness.runs(self.line)[-1]
@@ -150,6 +160,7 @@ class Retraining(harness.Case):
         self.assertEqual(len(harness.runs(self.line)), 1)
         verdict = self.verdict(outside)
         self.assertEqual(verdict["parent"], self.digest(served))
+        self.assertFalse(verdict["promoted"])
         self.assertIsNotNone(verdict["new"]["low"])
         self.assertEqual(harness.events(outside, "warm_start"), [])
         # The same initial weights as any run with this seed, not the parent's.
@@ -195,24 +206,14 @@ class Retraining(harness.Case):
 
     def test_unfinished_run_of_a_line_is_taken_up(self):
         self.train_day_1()
-        two_days = 'data.increments=["day1.safetensors", "day2.safetensors"]'
-        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "checkpoint.every=10ba",
-                                         workers=2)) as live:
-            live.wait_for(lambda: len(harness.runs(self.line)) == 2 and harness.events(self.newest(), "checkpoint"))
-            live.kill_rank(1)
-            self.assertEqual(live.result().code, 1)
-        killed = self.newest()
-        end = harness.events(killed, "checkpoint")[-1]["step"] + 40
+        killed, end = self.kill_day_2()
         result = self.train_day_2(f"run.duration={end}ba")
+        self.assert_says(result, "resuming at step")
         self.assertEqual(self.newest(), killed)
         self.assertEqual(harness.events(killed, "end")[-1]["step"], end)
-        self.assert_says(result, "resuming at step")
+        self.assertEqual(self.served(), harness.latest(killed))
 
-        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "run.seed=7", workers=2)) as live:
-            live.wait_for(lambda: len(harness.runs(self.line)) == 3 and harness.steps(self.newest()))
-            live.kill_rank(0)
-            self.assertEqual(live.result().code, 1)
-        other = self.newest()
+        other, _ = self.kill_day_2("run.seed=7")
         result = self.train_day_2("run.seed=8")
         self.assert_says(result, str(other), "not finished", "its job is another one")
         self.assertNotEqual(self.newest(), other)
@@ -221,18 +222,11 @@ class Retraining(harness.Case):
         """What the line serves may change while a run is stopped; its parent does not."""
         self.train_day_1()
         parent = self.digest(self.served())
-        two_days = 'data.increments=["day1.safetensors", "day2.safetensors"]'
-        with harness.Live(harness.launch(self.job, two_days, "run.duration=1000000ep", "checkpoint.every=10ba",
-                                         workers=2)) as live:
-            live.wait_for(lambda: len(harness.runs(self.line)) == 2 and harness.events(self.newest(), "checkpoint"))
-            live.kill_rank(1)
-            live.result()
-        killed = self.newest()
+        killed, end = self.kill_day_2()
         self.train_day_2("run.seed=2")   # another job, which overtakes it
         overtook = self.served()
         self.assertNotEqual(self.digest(overtook), parent)
 
-        end = harness.events(killed, "checkpoint")[-1]["step"] + 40
         self.train_day_2(f"run.duration={end}ba")
         self.assertEqual(harness.events(killed, "end")[-1]["step"], end)
         self.assertEqual(harness.document(harness.latest(killed) / "lineage.json")["parent"], parent)
@@ -246,7 +240,7 @@ class Retraining(harness.Case):
         verdict = self.verdict(day2)
         harness.cut_off_behind(day2, "checkpoint")
         self.train_day_2()
-        self.assertEqual(harness.runs(self.line)[-1], day2)
+        self.assertEqual(self.newest(), day2)
         self.assertEqual(self.served(), served)
         self.assertEqual(self.verdict(day2), verdict)
 
@@ -274,8 +268,8 @@ class Retraining(harness.Case):
 
     def start_from_initial(self, *settings, code=0):
         """Trains nothing, so that what was loaded is what is saved."""
-        return self.run_well(self.job, "warm_start.from=initial.safetensors", "run.directory=run", "schedule.base_lr=1e-30",
-                             *settings, workers=2, code=code)
+        return self.run_well(self.job, "warm_start.from=initial.safetensors", "run.directory=run",
+                             "schedule.base_lr=1e-30", *settings, workers=2, code=code)
 
     def test_weights_of_another_program(self):
         tensors = self.initial()
@@ -303,7 +297,8 @@ class Retraining(harness.Case):
     def test_floor(self):
         self.initial(layers__0__bias=None)
         result = self.start_from_initial("warm_start.min_loaded=0.99", code=78)
-        self.assert_says(result, "too little would be loaded", "layers.0.bias", "initial.safetensors", "min_loaded", "hint:")
+        self.assert_says(result, "too little would be loaded", "layers.0.bias", "initial.safetensors", "min_loaded",
+                         "hint:")
         self.assertEqual(harness.steps(self.folder / "run"), {})
 
     def test_wrong_shape(self):

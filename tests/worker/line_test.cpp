@@ -139,14 +139,15 @@ TEST_F(LineTest, PromotionIsCompareAndSwap) {
   const auto line = directory_.path() / "line";
   const std::string first = checkpoint(line / "run1" / "checkpoints", 1);
   const std::string second = checkpoint(line / "run2" / "checkpoints", 2);
-  const auto path = [&](const char* run) { return line / run / "checkpoints" / names::step(1); };
-  EXPECT_FALSE(promote(files_, line, path("run1"), second));   // nothing is served, something was expected
-  EXPECT_FALSE(files_.read_link(line / names::kPromoted));
-  EXPECT_TRUE(promote(files_, line, path("run1"), ""));
+  const auto path = [&](const char* run) {
+    return open_checkpoint(files_, line / run / "checkpoints" / names::step(1));
+  };
+  EXPECT_TRUE(promote(files_, line, path("run1"), "a file from elsewhere"));   // nothing is served yet
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run1/checkpoints/step-000000001");
   EXPECT_FALSE(promote(files_, line, path("run2"), ""));
   EXPECT_FALSE(promote(files_, line, path("run2"), second));
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run1/checkpoints/step-000000001");
+  EXPECT_TRUE(promote(files_, line, path("run1"), ""));   // again: it serves already
   EXPECT_TRUE(promote(files_, line, path("run2"), first));
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run2/checkpoints/step-000000001");
 }

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <vector>
 
 namespace rekindle {
@@ -78,6 +79,15 @@ TEST(Decide, AFallOfTheLossIsAGain) {
   std::vector<double> parent(400, 1.0), child(400, 0.5);
   EXPECT_EQ(decide(options, {}, compare(parent, child)).verdict, "promoted");
   EXPECT_EQ(decide(options, {}, compare(child, parent)).verdict, "kept-parent");
+}
+
+TEST(Decide, AChildWhoseScoresAreNoNumbersIsNotPromoted) {
+  VerdictOptions options;
+  options.metric = "loss";
+  options.promote_if_inconclusive = true;
+  std::vector<double> parent(400, 1.0), child(400, 0.5);
+  child[7] = std::nan("");
+  EXPECT_EQ(decide(options, {}, compare(parent, child)).verdict, "kept-parent");
 }
 
 TEST(VerdictJson, HasTheFieldsThatScriptsRead) {
