@@ -172,11 +172,16 @@ std::optional<Progress> Checkpointer::resume() {
 void Checkpointer::check_data(const Checkpoint& checkpoint) const {
   const auto& saved = checkpoint.lineage.increments;
   const std::vector<IncrementRecord> now = count_seen({});
-  const bool same = std::equal(saved.begin(), saved.end(), now.begin(), now.end(),
-                               [](const auto& a, const auto& b) { return a.digest == b.digest; });
-  if (same && checkpoint.lineage.parent == lineage_.parent) return;
-  throw bad_input(same ? "this run started from another parent" : "the data are no longer those this run was trained on",
-                  run_.directory.string(), "a run is resumed on the very same data; new data are for a new run");
+  for (size_t i = 0; i < std::max(saved.size(), now.size()); ++i) {
+    if (i < saved.size() && i < now.size() && saved[i].digest == now[i].digest) continue;
+    const auto& mine = run_.data.increments();
+    const auto changed = std::find_if(mine.begin(), mine.end(), [&](const Increment& increment) {
+      return i < now.size() && increment.digest == now[i].digest;
+    });
+    throw bad_input("increment " + std::to_string(changed - mine.begin() + 1) + " is no longer what this run was trained on",
+                    changed == mine.end() ? run_.directory.string() : changed->path,
+                    "a run is resumed on the very same data; new data are for a new run");
+  }
 }
 
 void Checkpointer::read_moments(const Checkpoint& checkpoint) {

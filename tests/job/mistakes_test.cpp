@@ -139,6 +139,9 @@ TEST_F(MistakesTest, WrongTypesAndValuesOutOfRange) {
 
 TEST_F(MistakesTest, ContradictoryKeys) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
+      {{"warm_start.from=promoted"}, "warm_start.from is \"promoted\" but run.directory is in no line"},
+      {{"schedule.warmup=5min"}, "schedule.warmup is \"5min\" in a run of \"2ep\", expected both as times"},
+      {{"schedule.warmup=3ep"}, "schedule.warmup is longer than run.duration, expected at most \"2ep\""},
       {{"run.line=a", "run.directory=b"}, "run.directory contradicts run.line, expected only one of them"},
       {{"data.path=a", "data.increments=[\"b\"]"},
        "data.path contradicts data.increments, expected only one of them"},

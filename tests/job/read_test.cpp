@@ -189,7 +189,7 @@ TEST_F(ReadTest, OverridesWin) {
 }
 
 TEST_F(ReadTest, AnOverrideTakesThePlaceOfWhatItExcludes) {
-  const Job outside = read(kFullJob, {"run.directory=/tmp/cold"});
+  const Job outside = read(kFullJob, {"run.directory=/tmp/cold", "warm_start.from=old"});
   EXPECT_EQ(outside.run.line, "");
   EXPECT_EQ(outside.run.directory, "/tmp/cold");
   const Job inside = read(kSmallJob, {"run.line=2026-11-20"});  // a date in TOML, a path here
