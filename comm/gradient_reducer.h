@@ -39,6 +39,7 @@ class GradientReducer {
   // Collective, after the last pass: returns once this rank's slices hold the sum.
   Result finish();
 
+  size_t handed_in() const { return next_bucket_; }                // buckets of this step, so far
   const at::Tensor& gradient() const { return flat_; }             // [layout.size()]; valid in slices()
   const std::vector<Range>& slices() const { return slices_; }     // this rank's, one a bucket
   const std::vector<Range>& buckets() const { return buckets_; }

@@ -124,4 +124,4 @@ for patch in "${patches[@]}"; do
 done
 
 printf '\n%s of %s mutations were found\n' "$((${#patches[@]} - ${#failed[@]}))" "${#patches[@]}"
-[ ${#failed[@]} = 0 ] || die "the tests let these through" "${failed[@]}"
+[ ${#failed[@]} = 0 ] || die "these were not found" "${failed[@]}"
