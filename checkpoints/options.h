@@ -8,8 +8,8 @@ namespace rekindle {
 // `[checkpoint]`
 struct CheckpointOptions {
   Length every{1, Unit::kEpochs};
-  int keep = 3;             // generations; two stay at least
-  bool verify = true;       // read back from the disk before publishing
+  int keep = 3;        // generations; two stay at least
+  bool verify = true;  // read back from the disk before publishing
 };
 
 }  // namespace rekindle

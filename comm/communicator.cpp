@@ -24,8 +24,10 @@ std::string pack(const Error& error) {
 Error unpack(const std::string& text) {
   std::vector<std::string> fields(1);
   for (const char c : text) {
-    if (c == kSeparator) fields.emplace_back();
-    else fields.back().push_back(c);
+    if (c == kSeparator)
+      fields.emplace_back();
+    else
+      fields.back().push_back(c);
   }
   fields.resize(4);
   return Error(fields[1], {fields[2], fields[3], static_cast<ExitCode>(std::stoi(fields[0]))});
@@ -33,7 +35,8 @@ Error unpack(const std::string& text) {
 
 }  // namespace
 
-std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text, const char* name) {
+std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text,
+                                         const char* name) {
   const int world = communicator.world(), rank = communicator.rank();
   at::Tensor lengths = at::zeros({world}, at::kLong);
   lengths.data_ptr<int64_t>()[rank] = static_cast<int64_t>(text.size());
@@ -42,7 +45,8 @@ std::vector<std::string> all_gather_text(Communicator& communicator, const std::
 
   std::vector<int64_t> start(world + 1, 0);
   for (int r = 0; r < world; ++r) start[r + 1] = start[r] + length[r];
-  at::Tensor bytes = at::zeros({start[world]}, at::kByte);   // the others' parts are zero, so the sum is the text
+  at::Tensor bytes =
+      at::zeros({start[world]}, at::kByte);  // the others' parts are zero, so the sum is the text
   std::memcpy(bytes.data_ptr<uint8_t>() + start[rank], text.data(), text.size());
   communicator.all_reduce(bytes, Communicator::Op::kSum, name);
 
@@ -60,8 +64,9 @@ void check_same(Communicator& communicator, const std::string& text, const char*
   const auto texts = all_gather_text(communicator, text, what);
   for (size_t rank = 1; rank < texts.size(); ++rank) {
     if (texts[rank] == texts[0]) continue;
-    throw AgreedError(bad_input("rank " + std::to_string(rank) + " does not hold the same " + what + " as rank 0",
-                                "rank " + std::to_string(rank), hint));
+    throw AgreedError(
+        bad_input("rank " + std::to_string(rank) + " does not hold the same " + what + " as rank 0",
+                  "rank " + std::to_string(rank), hint));
   }
 }
 
@@ -82,7 +87,8 @@ void together(Communicator& communicator, const char* name, const std::function<
   failed.data_ptr<int64_t>()[0] = failure.has_value();
   communicator.all_reduce(failed, Communicator::Op::kMax, name);
   if (failed.data_ptr<int64_t>()[0] == 0) return;
-  for (const std::string& text : all_gather_text(communicator, failure ? pack(*failure) : std::string(), name)) {
+  for (const std::string& text :
+       all_gather_text(communicator, failure ? pack(*failure) : std::string(), name)) {
     if (!text.empty()) throw AgreedError(unpack(text));
   }
 }

@@ -12,9 +12,10 @@
 
 namespace rekindle {
 
-// One group of ranks. Every call but rank(), world() and abort() is collective: all ranks make the same calls in the
-// same order, from one thread each. Every wait has a deadline and a name; a missed one throws Error. The destructor
-// does not communicate. Tensors that allocate() and allocate_shared() return live no longer than the communicator.
+// One group of ranks. Every call but rank(), world() and abort() is collective: all ranks make the same calls
+// in the same order, from one thread each. Every wait has a deadline and a name; a missed one throws Error.
+// The destructor does not communicate. Tensors that allocate() and allocate_shared() return live no longer
+// than the communicator.
 class Communicator {
  public:
   enum class Op { kSum, kMax };
@@ -29,18 +30,21 @@ class Communicator {
   // Zeroed memory of this rank, [numel], that the calls below reduce fastest, where it lies.
   virtual at::Tensor allocate(int64_t numel, at::ScalarType dtype) = 0;
 
-  // Zeroed memory, [numel], that holds the same values on every rank by contract: one physical copy a node where that
-  // can be. A rank writes only what it owns; all_gather() makes it seen. Ask shares_memory() before writing it all.
+  // Zeroed memory, [numel], that holds the same values on every rank by contract: one physical copy a node
+  // where that can be. A rank writes only what it owns; all_gather() makes it seen. Ask shares_memory()
+  // before writing it all.
   virtual at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) = 0;
   virtual bool shares_memory() const = 0;
 
-  // `tensor` becomes the sum (or maximum) over ranks of the same tensor: the same bits everywhere, and added in the order
-  // of the ranks where they share memory. Contiguous float32, float64, int64 or uint8 (the last: sum only).
+  // `tensor` becomes the sum (or maximum) over ranks of the same tensor: the same bits everywhere, and added
+  // in the order of the ranks where they share memory. Contiguous float32, float64, int64 or uint8 (the last:
+  // sum only).
   virtual void all_reduce(at::Tensor tensor, Op op, const char* name) = 0;
 
-  // Starts summing `flat[range]`, cut into one slice a rank (FlatLayout::slice): once join() returns, this rank's
-  // slice holds the sum, and `squares[block]` the sum of its squares in each of its blocks. The other slices are
-  // undefined then. `flat` is float32 from allocate(); it may be written again after the next all_gather or barrier.
+  // Starts summing `flat[range]`, cut into one slice a rank (FlatLayout::slice): once join() returns, this
+  // rank's slice holds the sum, and `squares[block]` the sum of its squares in each of its blocks. The other
+  // slices are undefined then. `flat` is float32 from allocate(); it may be written again after the next
+  // all_gather or barrier.
   virtual void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) = 0;
   virtual void join() = 0;
 
@@ -62,14 +66,16 @@ class Communicator {
 };
 
 // Texts of any length, by the calls above.
-std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text, const char* name);
+std::vector<std::string> all_gather_text(Communicator& communicator, const std::string& text,
+                                         const char* name);
 void broadcast_text(Communicator& communicator, std::string& text, int root, const char* name);
 
 // Throws AgreedError, on every rank, that names the first one whose `text` is not rank 0's.
 void check_same(Communicator& communicator, const std::string& text, const char* what, const char* hint);
 
-// Runs `part`, which does not communicate, on every rank, or on rank `only` alone, and agrees on how it went: if it threw anywhere, every rank
-// throws the same AgreedError, that of the lowest rank it failed on. So a failure on one rank leaves no other one waiting.
+// Runs `part`, which does not communicate, on every rank, or on rank `only` alone, and agrees on how it went:
+// if it threw anywhere, every rank throws the same AgreedError, that of the lowest rank it failed on. So a
+// failure on one rank leaves no other one waiting.
 void together(Communicator& communicator, const char* name, const std::function<void()>& part, int only = -1);
 
 }  // namespace rekindle

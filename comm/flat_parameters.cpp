@@ -16,7 +16,8 @@ void check_trainable(const FlatParameters::Named& parameters) {
   }
 }
 
-FlatParameters::FlatParameters(Communicator& communicator, Named parameters) : parameters_(std::move(parameters)) {
+FlatParameters::FlatParameters(Communicator& communicator, Named parameters)
+    : parameters_(std::move(parameters)) {
   for (const auto& [name, parameter] : parameters_) layout_.append(name, parameter.sizes().vec());
   flat_ = communicator.allocate_shared(layout_.size(), at::kFloat);
   const bool writer = !communicator.shares_memory() || communicator.rank() == 0;

@@ -12,8 +12,9 @@
 
 namespace rekindle {
 
-// The parameters of a model as one line of memory that the communicator allocated: afterwards each parameter is a view
-// into it. All must be float32. On a node that shares memory there is one physical copy for all its ranks.
+// The parameters of a model as one line of memory that the communicator allocated: afterwards each parameter
+// is a view into it. All must be float32. On a node that shares memory there is one physical copy for all its
+// ranks.
 class FlatParameters {
  public:
   using Named = std::vector<std::pair<std::string, at::Tensor>>;
@@ -25,7 +26,7 @@ class FlatParameters {
 
   const FlatLayout& layout() const { return layout_; }
   const Named& parameters() const { return parameters_; }
-  const at::Tensor& flat() const { return flat_; }      // [layout().size()]
+  const at::Tensor& flat() const { return flat_; }  // [layout().size()]
 
  private:
   FlatLayout layout_;

@@ -66,7 +66,8 @@ void GradientReducer::start_step(int passes) {
 void GradientReducer::add(size_t parameter, at::Tensor& gradient) {
   const Range range = parameters_.layout().entries()[parameter].range;
   if (seen_[parameter] == 0 && gradient.is_contiguous() && gradient.scalar_type() == at::kFloat) {
-    std::memcpy(flat_.data_ptr<float>() + range.begin, gradient.const_data_ptr<float>(), range.size() * sizeof(float));
+    std::memcpy(flat_.data_ptr<float>() + range.begin, gradient.const_data_ptr<float>(),
+                range.size() * sizeof(float));
   } else {
     at::Tensor view = flat_.narrow(0, range.begin, range.size()).view(gradient.sizes());
     seen_[parameter] == 0 ? view.copy_(gradient) : view.add_(gradient);

@@ -15,7 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kMostElements = 1 << 28;   // of one call: MPI counts with an int
+constexpr int64_t kMostElements = 1 << 28;  // of one call: MPI counts with an int
 constexpr size_t kBroadcastChunk = 16 << 20;
 
 int rank_in(MPI_Comm comm) {
@@ -32,12 +32,17 @@ int size_of(MPI_Comm comm) {
 
 MPI_Datatype type_of(const at::Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
-    case at::kFloat: return MPI_FLOAT;
-    case at::kDouble: return MPI_DOUBLE;
-    case at::kLong: return MPI_INT64_T;
-    case at::kByte: return MPI_UINT8_T;
-    default: throw Error(std::string("'") + name + "': elements of type " + at::toString(tensor.scalar_type()) +
-                         " are not reduced");
+    case at::kFloat:
+      return MPI_FLOAT;
+    case at::kDouble:
+      return MPI_DOUBLE;
+    case at::kLong:
+      return MPI_INT64_T;
+    case at::kByte:
+      return MPI_UINT8_T;
+    default:
+      throw Error(std::string("'") + name + "': elements of type " + at::toString(tensor.scalar_type()) +
+                  " are not reduced");
   }
 }
 
@@ -59,7 +64,8 @@ void MpiCommunicator::wait(MPI_Request request, const char* name) {
     if (waited > deadline_) {
       throw Error("'" + std::string(name) + "' was not reached by all ranks within " +
                       std::to_string(deadline_.count() / 1000.0) + " s",
-                  {"rank " + std::to_string(rank()), "a worker hangs or is stopped; run.deadline sets how long to wait"});
+                  {"rank " + std::to_string(rank()),
+                   "a worker hangs or is stopped; run.deadline sets how long to wait"});
     }
     // Eager at first, for the peer is near; then it sleeps, for the peer needs the processor.
     if (waited > std::chrono::microseconds(50)) std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -88,8 +94,8 @@ void MpiCommunicator::reduce_scatter(at::Tensor flat, Range range, at::Tensor sq
   for (int64_t begin = range.begin; begin < range.end; begin += kMostElements) {
     const Range part{begin, std::min(range.end, begin + kMostElements)};
     MPI_Request request;
-    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values + part.begin, static_cast<int>(part.size()), MPI_FLOAT, MPI_SUM, comm_,
-                             &request),
+    check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values + part.begin, static_cast<int>(part.size()), MPI_FLOAT,
+                             MPI_SUM, comm_, &request),
               "gradient sum");
     const Range slice = FlatLayout::slice(range, rank(), world()).intersect(part);
     pending_.push_back({request, values, slice, squares.data_ptr<double>()});
@@ -114,7 +120,9 @@ void MpiCommunicator::all_gather(at::Tensor flat, Range range, const char* name)
     for (int64_t begin = slice.begin; begin < slice.end; begin += kMostElements) {
       const int count = static_cast<int>(std::min(kMostElements, slice.end - begin));
       MPI_Request request;
-      check_mpi(MPI_Ibcast(at + begin * flat.element_size(), count, type_of(flat, name), root, comm_, &request), name);
+      check_mpi(
+          MPI_Ibcast(at + begin * flat.element_size(), count, type_of(flat, name), root, comm_, &request),
+          name);
       wait(request, name);
     }
   }

@@ -11,11 +11,11 @@
 
 namespace rekindle {
 
-// Ranks anywhere, through MPI alone. It tests and sleeps and never blocks inside MPI, whose spinning would take the
-// processor from the training.
+// Ranks anywhere, through MPI alone. It tests and sleeps and never blocks inside MPI, whose spinning would
+// take the processor from the training.
 class MpiCommunicator : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm parent, const CommOptions& options);   // collective; duplicates `parent`
+  MpiCommunicator(MPI_Comm parent, const CommOptions& options);  // collective; duplicates `parent`
 
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override { return allocate(numel, dtype); }
@@ -26,7 +26,7 @@ class MpiCommunicator : public Communicator {
   void all_gather(at::Tensor flat, Range range, const char* name) override;
   void broadcast(at::Tensor tensor, int root, const char* name) override;
   void barrier(const char* name) override;
-  void abort() noexcept override {}   // mpirun ends the ranks that wait
+  void abort() noexcept override {}  // mpirun ends the ranks that wait
 
  private:
   struct Pending {

@@ -59,7 +59,8 @@ MpiNodeCommunicator::~MpiNodeCommunicator() {
   // The duplicate is not freed: MPI_Comm_free is collective, and destructors do not communicate.
 }
 
-std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm parent, const CommOptions& options) {
+std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm parent,
+                                                                 const CommOptions& options) {
   int rank = 0, world = 1;
   MPI_Comm_rank(parent, &rank);
   MPI_Comm_size(parent, &world);
@@ -73,8 +74,8 @@ std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm parent
   return made;
 }
 
-// Makes this rank's part, tells the others where it is, maps theirs. Success is agreed before anyone goes on; false,
-// everywhere, if it failed on any rank.
+// Makes this rank's part, tells the others where it is, maps theirs. Success is agreed before anyone goes on;
+// false, everywhere, if it failed on any rank.
 bool MpiNodeCommunicator::try_map(size_t bytes, bool one_for_all, Region& region) {
   const bool owner = !one_for_all || rank() == 0;
   const Descriptor mine(owner ? memfd_create("rekindle", MFD_CLOEXEC) : -1);
@@ -87,13 +88,15 @@ bool MpiNodeCommunicator::try_map(size_t bytes, bool one_for_all, Region& region
 
   std::vector<Mapping> mapped;
   for (int r = 0; r < (one_for_all ? 1 : world()); ++r) {
-    const std::string path = "/proc/" + std::to_string(places[2 * r]) + "/fd/" + std::to_string(places[2 * r + 1]);
+    const std::string path =
+        "/proc/" + std::to_string(places[2 * r]) + "/fd/" + std::to_string(places[2 * r + 1]);
     const Descriptor theirs(r == rank() ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC));
     std::byte* address = map(r == rank() ? mine.number() : theirs.number(), bytes);
     good = good && address != nullptr;
     if (address != nullptr) mapped.push_back({address, bytes});
   }
-  if (owner && good) std::memset(mapped[one_for_all ? 0 : rank()].address, 0, bytes);   // pages where their owner runs
+  if (owner && good)
+    std::memset(mapped[one_for_all ? 0 : rank()].address, 0, bytes);  // pages where their owner runs
   // Also the barrier after which owners may close: everyone has opened everything.
   if (!all_agree(comm_, good)) {
     for (const Mapping& mapping : mapped) munmap(mapping.address, mapping.bytes);

@@ -11,13 +11,13 @@
 
 namespace rekindle {
 
-// Ranks as processes of one node. A region is a memfd that every rank maps through /proc/PID/fd: it has no name, so
-// nothing is left behind after a kill -9, and it needs no room in /dev/shm, which containers keep small.
-// MPI serves only to tell each other where the memory is.
+// Ranks as processes of one node. A region is a memfd that every rank maps through /proc/PID/fd: it has no
+// name, so nothing is left behind after a kill -9, and it needs no room in /dev/shm, which containers keep
+// small. MPI serves only to tell each other where the memory is.
 class MpiNodeCommunicator : public NodeCommunicator {
  public:
-  // Collective over `parent`, which is duplicated. Null, on every rank, where some rank is on another node or cannot
-  // map the others' memory.
+  // Collective over `parent`, which is duplicated. Null, on every rank, where some rank is on another node or
+  // cannot map the others' memory.
   static std::unique_ptr<MpiNodeCommunicator> create(MPI_Comm parent, const CommOptions& options);
   ~MpiNodeCommunicator() override;
 

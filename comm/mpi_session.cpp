@@ -20,7 +20,9 @@ MpiSession::MpiSession(int* argc, char*** argv) {
   MPI_Comm_size(MPI_COMM_WORLD, &world_);
 }
 
-MpiSession::~MpiSession() { MPI_Finalize(); }
+MpiSession::~MpiSession() {
+  MPI_Finalize();
+}
 
 std::unique_ptr<Communicator> MpiSession::make_communicator(const CommOptions& options) {
   if (options.node_memory) {
@@ -32,8 +34,8 @@ std::unique_ptr<Communicator> MpiSession::make_communicator(const CommOptions& o
 }
 
 void MpiSession::leave(int exit_code) {
-  // mpirun ends the others when a rank leaves without MPI_Finalize, passes its exit code on and names it. After
-  // MPI_Abort it often names nobody (Open MPI 4.1.4: 7 of 25 times).
+  // mpirun ends the others when a rank leaves without MPI_Finalize, passes its exit code on and names it.
+  // After MPI_Abort it often names nobody (Open MPI 4.1.4: 7 of 25 times).
   std::_Exit(exit_code);
 }
 

@@ -8,20 +8,20 @@
 
 namespace rekindle {
 
-// MPI from its start to its end: one object, made first thing in `main`, destroyed last, after every communicator.
-// MPI is called from the thread that made it alone. Without mpirun it is a world of one.
+// MPI from its start to its end: one object, made first thing in `main`, destroyed last, after every
+// communicator. MPI is called from the thread that made it alone. Without mpirun it is a world of one.
 class MpiSession {
  public:
   MpiSession(int* argc, char*** argv);
-  ~MpiSession();   // waits for the other ranks, as MPI_Finalize does
+  ~MpiSession();  // waits for the other ranks, as MPI_Finalize does
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
 
   int rank() const { return rank_; }
   int world() const { return world_; }
 
-  // Collective. Ranks on one node exchange through memory that they share; otherwise, or where that memory cannot be
-  // had on some rank, through plain MPI, and rank 0 logs why.
+  // Collective. Ranks on one node exchange through memory that they share; otherwise, or where that memory
+  // cannot be had on some rank, through plain MPI, and rank 0 logs why.
   std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
   // Leaves with this exit code, upon which mpirun ends the others: for an error that they do not know of.

@@ -13,9 +13,11 @@
 namespace rekindle {
 namespace {
 
-constexpr size_t kStaging = 256 << 10;   // bytes of one buffer: fits the second-level cache
+constexpr size_t kStaging = 256 << 10;  // bytes of one buffer: fits the second-level cache
 
-int type_of(const at::Tensor& tensor) { return static_cast<int>(tensor.scalar_type()); }
+int type_of(const at::Tensor& tensor) {
+  return static_cast<int>(tensor.scalar_type());
+}
 
 void check(const at::Tensor& tensor, const char* name) {
   if (!tensor.is_contiguous() || !tensor.device().is_cpu()) {
@@ -24,7 +26,8 @@ void check(const at::Tensor& tensor, const char* name) {
 }
 
 template <typename T>
-void combine(const std::vector<const std::byte*>& sources, std::byte* out, int64_t count, Communicator::Op op) {
+void combine(const std::vector<const std::byte*>& sources, std::byte* out, int64_t count,
+             Communicator::Op op) {
   std::vector<const T*> typed;
   for (const std::byte* source : sources) typed.push_back(reinterpret_cast<const T*>(source));
   T* result = reinterpret_cast<T*>(out);
@@ -36,14 +39,20 @@ void combine(const std::vector<const std::byte*>& sources, std::byte* out, int64
   }
 }
 
-void combine(at::ScalarType dtype, const std::vector<const std::byte*>& sources, std::byte* out, int64_t count,
-             Communicator::Op op, const char* name) {
+void combine(at::ScalarType dtype, const std::vector<const std::byte*>& sources, std::byte* out,
+             int64_t count, Communicator::Op op, const char* name) {
   switch (dtype) {
-    case at::kFloat: return combine<float>(sources, out, count, op);
-    case at::kDouble: return combine<double>(sources, out, count, op);
-    case at::kLong: return combine<int64_t>(sources, out, count, op);
-    case at::kByte: return combine<uint8_t>(sources, out, count, op);
-    default: throw Error(std::string("'") + name + "': elements of type " + at::toString(dtype) + " are not reduced");
+    case at::kFloat:
+      return combine<float>(sources, out, count, op);
+    case at::kDouble:
+      return combine<double>(sources, out, count, op);
+    case at::kLong:
+      return combine<int64_t>(sources, out, count, op);
+    case at::kByte:
+      return combine<uint8_t>(sources, out, count, op);
+    default:
+      throw Error(std::string("'") + name + "': elements of type " + at::toString(dtype) +
+                  " are not reduced");
   }
 }
 
@@ -57,7 +66,8 @@ void NodeCommunicator::meet(std::byte* group_memory, std::chrono::milliseconds d
 at::Tensor NodeCommunicator::allocate_region(int64_t numel, at::ScalarType dtype, bool one_for_all) {
   // An empty tensor gets an address of its own too, so that find() can tell it from others.
   const size_t bytes = std::max<size_t>(static_cast<size_t>(numel) * at::elementSize(dtype), 64);
-  group_->wait(group_->post('A', static_cast<int>(dtype), numel), "allocate");   // before anyone maps another size
+  group_->wait(group_->post('A', static_cast<int>(dtype), numel),
+               "allocate");  // before anyone maps another size
   allocations_.push_back({map_region(bytes, one_for_all), bytes, one_for_all});
   return at::from_blob(allocations_.back().region[rank()], {numel}, at::TensorOptions().dtype(dtype));
 }
@@ -79,7 +89,9 @@ const NodeCommunicator::Allocation* NodeCommunicator::find(const at::Tensor& ten
   return nullptr;
 }
 
-std::byte* NodeCommunicator::staging(int rank, uint64_t use) const { return staging_[rank] + use % 2 * kStaging; }
+std::byte* NodeCommunicator::staging(int rank, uint64_t use) const {
+  return staging_[rank] + use % 2 * kStaging;
+}
 
 void NodeCommunicator::all_reduce(at::Tensor tensor, Op op, const char* name) {
   check(tensor, name);
@@ -91,20 +103,24 @@ void NodeCommunicator::all_reduce(at::Tensor tensor, Op op, const char* name) {
   const size_t offset = static_cast<std::byte*>(tensor.data_ptr()) - allocation->region[rank()];
   const int64_t size = tensor.element_size(), count = tensor.numel();
   const auto cut = [&](int r) { return count * r / world(); };
-  const auto address = [&](int owner, int64_t element) { return allocation->region[owner] + offset + element * size; };
+  const auto address = [&](int owner, int64_t element) {
+    return allocation->region[owner] + offset + element * size;
+  };
 
   group_->wait(group_->post('R', type_of(tensor), count), name);
   std::vector<const std::byte*> sources;
   for (int r = 0; r < world(); ++r) sources.push_back(address(r, cut(rank())));
-  combine(tensor.scalar_type(), sources, address(rank(), cut(rank())), cut(rank() + 1) - cut(rank()), op, name);
+  combine(tensor.scalar_type(), sources, address(rank(), cut(rank())), cut(rank() + 1) - cut(rank()), op,
+          name);
   group_->wait(group_->post('r'), name);
   for (int r = 0; r < world(); ++r) {
     if (r != rank()) std::memcpy(address(rank(), cut(r)), address(r, cut(r)), (cut(r + 1) - cut(r)) * size);
   }
-  barrier(name);   // nobody writes what another still fetches
+  barrier(name);  // nobody writes what another still fetches
 }
 
-// A rank may write the buffer of use k once all have read that of use k - 2: they have, when they posted use k - 1.
+// A rank may write the buffer of use k once all have read that of use k - 2: they have, when they posted use
+// k - 1.
 void NodeCommunicator::reduce_staged(at::Tensor& tensor, Op op, const char* name) {
   auto* at = static_cast<std::byte*>(tensor.data_ptr());
   const int64_t size = tensor.element_size(), chunk = static_cast<int64_t>(kStaging) / size;
@@ -129,7 +145,8 @@ void NodeCommunicator::reduce_scatter(at::Tensor flat, Range range, at::Tensor s
     progress();
   }
   const uint64_t operation = group_->post('G', type_of(flat), range.size());
-  pending_.push_back({operation, allocation, FlatLayout::slice(range, rank(), world()), squares.data_ptr<double>()});
+  pending_.push_back(
+      {operation, allocation, FlatLayout::slice(range, rank(), world()), squares.data_ptr<double>()});
   progress();
 }
 
@@ -144,10 +161,11 @@ void NodeCommunicator::progress() {
 void NodeCommunicator::reduce_slice(const Pending& pending) {
   std::vector<const float*> sources(world());
   for (int64_t at = pending.slice.begin; at < pending.slice.end; at += kBlock) {
-    for (int r = 0; r < world(); ++r) sources[r] = reinterpret_cast<float*>(pending.allocation->region[r]) + at;
+    for (int r = 0; r < world(); ++r)
+      sources[r] = reinterpret_cast<float*>(pending.allocation->region[r]) + at;
     float* mine = reinterpret_cast<float*>(pending.allocation->region[rank()]) + at;
     sum(mine, std::span<const float* const>(sources), kBlock);
-    pending.squares[at / kBlock] = sum_of_squares(mine, kBlock);   // while the block is still in the cache
+    pending.squares[at / kBlock] = sum_of_squares(mine, kBlock);  // while the block is still in the cache
   }
 }
 
@@ -176,7 +194,7 @@ void NodeCommunicator::all_gather(at::Tensor flat, Range range, const char* name
 void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) {
   check(tensor, name);
   const Allocation* allocation = find(tensor);
-  if (allocation != nullptr && allocation->one_for_all) return barrier(name);   // written once, seen by all
+  if (allocation != nullptr && allocation->one_for_all) return barrier(name);  // written once, seen by all
   auto* at = static_cast<std::byte*>(tensor.data_ptr());
   const size_t bytes = tensor.nbytes();
   if (allocation != nullptr) {
@@ -194,6 +212,8 @@ void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) 
   }
 }
 
-void NodeCommunicator::barrier(const char* name) { group_->wait(group_->post('='), name); }
+void NodeCommunicator::barrier(const char* name) {
+  group_->wait(group_->post('='), name);
+}
 
 }  // namespace rekindle

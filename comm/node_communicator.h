@@ -12,9 +12,9 @@
 
 namespace rekindle {
 
-// Ranks that can read each other's memory: processes of one node, or threads of one process. Gradients are summed
-// where they lie, each rank its slice; there is no copy and no other thread. How a region of memory comes to be seen
-// by all ranks is what the two kinds differ in.
+// Ranks that can read each other's memory: processes of one node, or threads of one process. Gradients are
+// summed where they lie, each rank its slice; there is no copy and no other thread. How a region of memory
+// comes to be seen by all ranks is what the two kinds differ in.
 class NodeCommunicator : public Communicator {
  public:
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
@@ -46,7 +46,7 @@ class NodeCommunicator : public Communicator {
     size_t bytes;
     bool one_for_all;
   };
-  struct Pending {   // a reduce_scatter that was started
+  struct Pending {  // a reduce_scatter that was started
     uint64_t operation;
     const Allocation* allocation;
     Range slice;
@@ -61,7 +61,7 @@ class NodeCommunicator : public Communicator {
   void progress();
 
   std::unique_ptr<SharedGroup> group_;
-  Region staging_;                    // two buffers a rank, used in turn
+  Region staging_;  // two buffers a rank, used in turn
   uint64_t staged_ = 0;
   std::deque<Allocation> allocations_;
   std::deque<Pending> pending_;

@@ -8,7 +8,8 @@ namespace rekindle {
 struct CommOptions {
   // A wait that takes longer ends the run with the name of the wait and of the ranks that did not arrive.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
-  // Ranks of one node exchange through memory that they share. False: plain MPI, for comparison and for tests.
+  // Ranks of one node exchange through memory that they share. False: plain MPI, for comparison and for
+  // tests.
   bool node_memory = true;
 };
 

@@ -29,13 +29,14 @@ struct alignas(64) RankState {
 };
 
 uint64_t signature_of(char kind, int type, int64_t count) {
-  return static_cast<uint64_t>(static_cast<unsigned char>(kind)) << 56 | static_cast<uint64_t>(type & 0xff) << 48 |
-         (static_cast<uint64_t>(count) & 0xffffffffffffULL);
+  return static_cast<uint64_t>(static_cast<unsigned char>(kind)) << 56 |
+         static_cast<uint64_t>(type & 0xff) << 48 | (static_cast<uint64_t>(count) & 0xffffffffffffULL);
 }
 
 std::string describe(uint64_t signature) {
   return std::string("'") + static_cast<char>(signature >> 56) + "' of " +
-         std::to_string(signature & 0xffffffffffffULL) + " elements of type " + std::to_string(signature >> 48 & 0xff);
+         std::to_string(signature & 0xffffffffffffULL) + " elements of type " +
+         std::to_string(signature >> 48 & 0xff);
 }
 
 long futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
@@ -59,13 +60,15 @@ void relax() {
 }  // namespace
 
 struct SharedGroup::State {
-  alignas(64) std::atomic<uint32_t> wake;       // the futex: changes whenever a sleeper should look again
+  alignas(64) std::atomic<uint32_t> wake;  // the futex: changes whenever a sleeper should look again
   alignas(64) std::atomic<uint32_t> sleepers;
-  std::atomic<int32_t> aborted_by;              // rank + 1, 0: nobody
-  RankState ranks[];                            // one a rank
+  std::atomic<int32_t> aborted_by;  // rank + 1, 0: nobody
+  RankState ranks[];                // one a rank
 };
 
-size_t SharedGroup::bytes_for(int world) { return sizeof(State) + static_cast<size_t>(world) * sizeof(RankState); }
+size_t SharedGroup::bytes_for(int world) {
+  return sizeof(State) + static_cast<size_t>(world) * sizeof(RankState);
+}
 
 SharedGroup::SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline)
     : state_(reinterpret_cast<State*>(memory)), rank_(rank), world_(world), deadline_(deadline) {
@@ -102,7 +105,8 @@ void SharedGroup::check_same(uint64_t operation) const {
   for (int rank = 0; rank < world_; ++rank) {
     if (signature(rank) == signature(rank_)) continue;
     throw Error("ranks disagree about what comes next: rank " + std::to_string(rank_) + " is at " +
-                    describe(signature(rank_)) + ", rank " + std::to_string(rank) + " at " + describe(signature(rank)),
+                    describe(signature(rank_)) + ", rank " + std::to_string(rank) + " at " +
+                    describe(signature(rank)),
                 {"rank " + std::to_string(rank_), "every rank must make the same calls in the same order"});
   }
 }
@@ -165,11 +169,13 @@ void SharedGroup::miss_deadline(uint64_t operation, const char* name) const {
       const uint64_t word = other.name[i].load(std::memory_order_relaxed);
       std::memcpy(text + i * sizeof word, &word, sizeof word);
     }
-    missing.push_back("rank " + std::to_string(rank) + (*text ? std::string(" (last slept in '") + text + "')" : ""));
+    missing.push_back("rank " + std::to_string(rank) +
+                      (*text ? std::string(" (last slept in '") + text + "')" : ""));
   }
-  throw Error("'" + std::string(name) + "' was not reached within " + std::to_string(deadline_.count() / 1000.0) +
-                  " s by " + enumerate(missing),
-              {"rank " + std::to_string(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
+  throw Error(
+      "'" + std::string(name) + "' was not reached within " + std::to_string(deadline_.count() / 1000.0) +
+          " s by " + enumerate(missing),
+      {"rank " + std::to_string(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
 }
 
 void SharedGroup::abort() noexcept {

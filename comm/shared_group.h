@@ -9,14 +9,17 @@
 
 namespace rekindle {
 
-// How ranks that share memory meet. Every rank posts the same sequence of operations; an operation is complete once
-// all ranks have posted it. That one primitive carries barriers, flags of ready buckets and all the rest.
+// How ranks that share memory meet. Every rank posts the same sequence of operations; an operation is
+// complete once all ranks have posted it. That one primitive carries barriers, flags of ready buckets and all
+// the rest.
 //
-// The state lies in memory that all ranks have mapped: zeroed, at least bytes_for(world) long. A waiting rank spins
-// for a moment, then sleeps on a futex in that memory. Each rank's object is used by one thread at a time.
+// The state lies in memory that all ranks have mapped: zeroed, at least bytes_for(world) long. A waiting rank
+// spins for a moment, then sleeps on a futex in that memory. Each rank's object is used by one thread at a
+// time.
 class SharedGroup {
  public:
-  static constexpr int kMostOutstanding = 512;   // operations that a rank may post before it waits for the first
+  static constexpr int kMostOutstanding =
+      512;  // operations that a rank may post before it waits for the first
 
   static size_t bytes_for(int world);
   SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline);
@@ -32,8 +35,8 @@ class SharedGroup {
   // Whether every rank has posted that operation. Throws Error if one posted another in its place.
   bool complete(uint64_t operation) const;
 
-  // Returns once it is complete. Throws Error with `name`, and with the ranks that are missing after the deadline or
-  // the rank that gave up.
+  // Returns once it is complete. Throws Error with `name`, and with the ranks that are missing after the
+  // deadline or the rank that gave up.
   void wait(uint64_t operation, const char* name);
 
   // Makes every wait of every rank end with an error that names this rank.

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-// One binary for every x86-64: the loader picks the widest version that the processor has. Not under a sanitizer,
-// whose runtime is not up yet when the choice is made.
+// One binary for every x86-64: the loader picks the widest version that the processor has. Not under a
+// sanitizer, whose runtime is not up yet when the choice is made.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define REKINDLE_WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -27,8 +27,12 @@ REKINDLE_WIDEST void add_f64(double* out, const double* a, const double* b, int6
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
-void add(float* out, const float* a, const float* b, int64_t n) { add_f32(out, a, b, n); }
-void add(double* out, const double* a, const double* b, int64_t n) { add_f64(out, a, b, n); }
+void add(float* out, const float* a, const float* b, int64_t n) {
+  add_f32(out, a, b, n);
+}
+void add(double* out, const double* a, const double* b, int64_t n) {
+  add_f64(out, a, b, n);
+}
 template <typename T>
 void add(T* out, const T* a, const T* b, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(a[i] + b[i]);
@@ -41,7 +45,7 @@ void sum_chunks(T* out, std::span<const T* const> sources, int64_t count) {
     return;
   }
   if (sources.size() == 2) return add(out, sources[0], sources[1], count);
-  T partial[kChunk];   // `out` may be a later source, so it is written only when all were read
+  T partial[kChunk];  // `out` may be a later source, so it is written only when all were read
   for (int64_t at = 0; at < count; at += kChunk) {
     const int64_t n = std::min(kChunk, count - at);
     add(partial, sources[0] + at, sources[1] + at, n);
@@ -61,10 +65,18 @@ REKINDLE_WIDEST void add_squares(double* lanes, const float* values, int64_t n) 
 
 }  // namespace
 
-void sum(float* out, std::span<const float* const> sources, int64_t count) { sum_chunks(out, sources, count); }
-void sum(double* out, std::span<const double* const> sources, int64_t count) { sum_chunks(out, sources, count); }
-void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count) { sum_chunks(out, sources, count); }
-void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count) { sum_chunks(out, sources, count); }
+void sum(float* out, std::span<const float* const> sources, int64_t count) {
+  sum_chunks(out, sources, count);
+}
+void sum(double* out, std::span<const double* const> sources, int64_t count) {
+  sum_chunks(out, sources, count);
+}
+void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count) {
+  sum_chunks(out, sources, count);
+}
+void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count) {
+  sum_chunks(out, sources, count);
+}
 
 double sum_of_squares(const float* values, int64_t count) {
   double lanes[16] = {};

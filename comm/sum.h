@@ -11,9 +11,10 @@ namespace rekindle {
 void sum(float* out, std::span<const float* const> sources, int64_t count);
 void sum(double* out, std::span<const double* const> sources, int64_t count);
 void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count);
-void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count);   // modulo 256
+void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count);  // modulo 256
 
-// The sum of squares in float64: 16 lanes that are added at the end in one fixed order. Infinity and NaN pass through.
+// The sum of squares in float64: 16 lanes that are added at the end in one fixed order. Infinity and NaN pass
+// through.
 double sum_of_squares(const float* values, int64_t count);
 
 }  // namespace rekindle

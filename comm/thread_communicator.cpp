@@ -53,7 +53,8 @@ class ThreadCommunicator : public NodeCommunicator {
   Region map_region(size_t bytes, bool one_for_all) override {
     Region region;
     const size_t index = made_++;
-    for (int r = 0; r < world(); ++r) region.push_back(shared_.region(index, one_for_all ? 0 : r, world(), bytes));
+    for (int r = 0; r < world(); ++r)
+      region.push_back(shared_.region(index, one_for_all ? 0 : r, world(), bytes));
     return region;
   }
 
@@ -63,7 +64,8 @@ class ThreadCommunicator : public NodeCommunicator {
 
 }  // namespace
 
-void run_as_threads(int world, const CommOptions& options, const std::function<void(Communicator&)>& rank_main) {
+void run_as_threads(int world, const CommOptions& options,
+                    const std::function<void(Communicator&)>& rank_main) {
   ThreadWorld shared(world);
   std::mutex mutex;
   std::exception_ptr first;

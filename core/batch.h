@@ -13,8 +13,8 @@ namespace rekindle {
 
 // Samples for one forward pass.
 struct Batch {
-  at::Tensor x;   // [samples, ...], float32 unless the data set says otherwise
-  at::Tensor y;   // [samples], int64: indices of classes
+  at::Tensor x;  // [samples, ...], float32 unless the data set says otherwise
+  at::Tensor y;  // [samples], int64: indices of classes
 
   int64_t samples() const { return y.defined() ? y.size(0) : 0; }
 };
@@ -24,9 +24,11 @@ class DataShape {
  public:
   DataShape(std::vector<int64_t> sample, int64_t classes) : sample_(std::move(sample)), classes_(classes) {}
 
-  const std::vector<int64_t>& sample() const { return sample_; }   // one sample's, [channels, height, width] for images
+  const std::vector<int64_t>& sample() const {
+    return sample_;
+  }  // one sample's, [channels, height, width] for images
   int64_t classes() const { return classes_; }
-  int64_t features() const {                                       // numbers in one sample
+  int64_t features() const {  // numbers in one sample
     return std::accumulate(sample_.begin(), sample_.end(), int64_t{1}, std::multiplies<>());
   }
 

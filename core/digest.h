@@ -20,7 +20,7 @@ class Digest {
 
   Digest& update(std::span<const std::byte> bytes);
   Digest& update(std::string_view text);
-  std::string hex() const;   // 32 lower-case digits of all that was given so far
+  std::string hex() const;  // 32 lower-case digits of all that was given so far
 
  private:
   struct State;

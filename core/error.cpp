@@ -20,21 +20,29 @@ namespace {
 
 const char* hint_for(int error_number) {
   switch (error_number) {
-    case ENOSPC: return "the disk is full: free some space, or lower checkpoint.keep";
-    case EDQUOT: return "the disk quota is used up";
-    case EROFS: return "the file system is mounted read-only";
+    case ENOSPC:
+      return "the disk is full: free some space, or lower checkpoint.keep";
+    case EDQUOT:
+      return "the disk quota is used up";
+    case EROFS:
+      return "the file system is mounted read-only";
     case EACCES:
-    case EPERM: return "this user may not: check the owner and the permissions";
-    case EMFILE: return "too many open files: raise the limit (ulimit -n)";
-    case EIO: return "the disk reports a fault: what was being written is discarded; check the disk";
-    default: return "";
+    case EPERM:
+      return "this user may not: check the owner and the permissions";
+    case EMFILE:
+      return "too many open files: raise the limit (ulimit -n)";
+    case EIO:
+      return "the disk reports a fault: what was being written is discarded; check the disk";
+    default:
+      return "";
   }
 }
 
 }  // namespace
 
 Error system_error(std::string what, int error_number, std::string where) {
-  return Error(what + ": " + std::strerror(error_number), {std::move(where), hint_for(error_number), ExitCode::kFailed});
+  return Error(what + ": " + std::strerror(error_number),
+               {std::move(where), hint_for(error_number), ExitCode::kFailed});
 }
 
 }  // namespace rekindle

@@ -9,20 +9,20 @@ namespace rekindle {
 // What a program of ours ends with. Scripts depend on the numbers: they change only with a major version.
 enum class ExitCode : int {
   kDone = 0,
-  kFailed = 1,           // anything that has no code of its own
-  kParentStays = 3,      // only with --exit-code: the parent was kept, or nothing is new
-  kUsage = 64,           // the command line
-  kPreempted = 75,       // asked to stop, saved, to be started again
-  kBadInput = 78,        // job file, data or checkpoint
-  kDoNotRequeue = 93,    // no progress in several restarts
+  kFailed = 1,         // anything that has no code of its own
+  kParentStays = 3,    // only with --exit-code: the parent was kept, or nothing is new
+  kUsage = 64,         // the command line
+  kPreempted = 75,     // asked to stop, saved, to be started again
+  kBadInput = 78,      // job file, data or checkpoint
+  kDoNotRequeue = 93,  // no progress in several restarts
 };
 
 // The one kind of error that is thrown on purpose. It is caught once, in each `main`, and printed there.
 class Error : public std::exception {
  public:
   struct Details {
-    std::string where = {};               // file:line:column, a path, a rank; empty where there is none
-    std::string hint = {};                // what the reader can do about it
+    std::string where = {};  // file:line:column, a path, a rank; empty where there is none
+    std::string hint = {};   // what the reader can do about it
     ExitCode code = ExitCode::kFailed;
   };
 
@@ -30,7 +30,7 @@ class Error : public std::exception {
   Error(std::string what, Details details);
 
   const char* what() const noexcept override { return text_.c_str(); }  // "WHAT\n  at WHERE\n  hint: HINT"
-  const std::string& summary() const { return summary_; }              // the first of these alone
+  const std::string& summary() const { return summary_; }               // the first of these alone
   const Details& details() const { return details_; }
   ExitCode code() const { return details_.code; }
 
@@ -39,7 +39,8 @@ class Error : public std::exception {
   Details details_;
 };
 
-// An Error that every rank throws at the same place: all of them can end in good order, and one speaks for all.
+// An Error that every rank throws at the same place: all of them can end in good order, and one speaks for
+// all.
 class AgreedError : public Error {
  public:
   explicit AgreedError(const Error& error) : Error(error) {}

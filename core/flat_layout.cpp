@@ -10,7 +10,9 @@
 namespace rekindle {
 namespace {
 
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+int64_t round_up(int64_t n, int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -21,7 +23,8 @@ Range Range::intersect(Range other) const {
 
 void FlatLayout::append(std::string name, std::vector<int64_t> shape) {
   const auto same = [&](const Entry& entry) { return entry.name == name; };
-  if (std::any_of(entries_.begin(), entries_.end(), same)) throw Error("two parameters are named '" + name + "'");
+  if (std::any_of(entries_.begin(), entries_.end(), same))
+    throw Error("two parameters are named '" + name + "'");
   const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
   entries_.push_back({std::move(name), std::move(shape), {size_, size_ + count}});
   size_ += round_up(count, kBlock);

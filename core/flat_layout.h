@@ -27,24 +27,26 @@ class FlatLayout {
   struct Entry {
     std::string name;
     std::vector<int64_t> shape;
-    Range range;   // of its elements, without padding
+    Range range;  // of its elements, without padding
   };
 
-  void append(std::string name, std::vector<int64_t> shape);   // throws Error for a name that is there
+  void append(std::string name, std::vector<int64_t> shape);  // throws Error for a name that is there
 
   const std::vector<Entry>& entries() const { return entries_; }
-  int64_t size() const { return size_; }                // elements, padding included: a multiple of kBlock
-  int64_t elements() const;                             // without padding
+  int64_t size() const { return size_; }  // elements, padding included: a multiple of kBlock
+  int64_t elements() const;               // without padding
   int64_t blocks() const { return size_ / kBlock; }
 
-  std::string text() const;   // names and shapes, for comparing
+  std::string text() const;  // names and shapes, for comparing
 
   // The part of `whole` that `rank` of `world` owns: contiguous, cut at block boundaries, as even as can be.
-  // Ranges of all ranks cover `whole` without overlap; some are empty where there are fewer blocks than ranks.
+  // Ranges of all ranks cover `whole` without overlap; some are empty where there are fewer blocks than
+  // ranks.
   static Range slice(Range whole, int rank, int world);
 
-  // Ranges that cover the line from its end to its start, cut where parameters start: gradients become ready in
-  // about this order. The first holds up to `first_bytes`, the others up to `bytes`, one parameter at least.
+  // Ranges that cover the line from its end to its start, cut where parameters start: gradients become ready
+  // in about this order. The first holds up to `first_bytes`, the others up to `bytes`, one parameter at
+  // least.
   std::vector<Range> buckets(int64_t first_bytes, int64_t bytes, int64_t element_size) const;
 
  private:

@@ -23,7 +23,8 @@ void start_log(const LogOptions& options) {
       file->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L " + rank + "%v");
       logger->sinks().push_back(file);
     } catch (const spdlog::spdlog_ex& failure) {
-      throw Error(std::string("cannot write the log: ") + failure.what(), {options.file.string(), "", ExitCode::kFailed});
+      throw Error(std::string("cannot write the log: ") + failure.what(),
+                  {options.file.string(), "", ExitCode::kFailed});
     }
   }
   logger->set_level(spdlog::level::info);
@@ -32,8 +33,14 @@ void start_log(const LogOptions& options) {
 }
 
 // The text is an argument, never the format: it may hold braces.
-void log_info(const std::string& text) { spdlog::info("{}", text); }
-void log_warning(const std::string& text) { spdlog::warn("{}", text); }
-void log_error(const std::string& text) { spdlog::error("{}", text); }
+void log_info(const std::string& text) {
+  spdlog::info("{}", text);
+}
+void log_warning(const std::string& text) {
+  spdlog::warn("{}", text);
+}
+void log_error(const std::string& text) {
+  spdlog::error("{}", text);
+}
 
 }  // namespace rekindle

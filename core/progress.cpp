@@ -9,7 +9,8 @@ namespace rekindle {
 
 Timeline::Timeline(int64_t epoch_samples, int64_t global_batch)
     : epoch_samples_(epoch_samples), global_batch_(global_batch) {
-  if (epoch_samples < 1) throw bad_input("there is no sample to train on", "", "check the data and the held-out shares");
+  if (epoch_samples < 1)
+    throw bad_input("there is no sample to train on", "", "check the data and the held-out shares");
   if (global_batch < 1) throw bad_input("the global batch must hold at least one sample", "batch.global");
   steps_per_epoch_ = (epoch_samples + global_batch - 1) / global_batch;
 }
@@ -30,17 +31,22 @@ int64_t Timeline::batch_at(int64_t samples) const {
 
 double Timeline::samples_in(const Length& length, double run_samples) const {
   switch (length.unit) {
-    case Unit::kSamples: return length.value;
-    case Unit::kEpochs: return length.value * static_cast<double>(epoch_samples_);
-    case Unit::kShare: return length.value * run_samples;
-    case Unit::kBatches: {   // the last batch of an epoch is smaller, so steps are not a multiple of samples
+    case Unit::kSamples:
+      return length.value;
+    case Unit::kEpochs:
+      return length.value * static_cast<double>(epoch_samples_);
+    case Unit::kShare:
+      return length.value * run_samples;
+    case Unit::kBatches: {  // the last batch of an epoch is smaller, so steps are not a multiple of samples
       const auto whole = static_cast<int64_t>(length.value);
       const double begun = length.value - static_cast<double>(whole);
       const int64_t samples = samples_after(whole);
       return static_cast<double>(samples) + begun * static_cast<double>(batch_at(samples));
     }
-    case Unit::kSeconds: throw bad_input("a time has no number of samples", to_string(length));
-    case Unit::kTokens: throw bad_input("lengths in tokens are not in this version", to_string(length));
+    case Unit::kSeconds:
+      throw bad_input("a time has no number of samples", to_string(length));
+    case Unit::kTokens:
+      throw bad_input("lengths in tokens are not in this version", to_string(length));
   }
   return 0;
 }

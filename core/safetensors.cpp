@@ -149,15 +149,14 @@ void check_places(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, c
   for (const TensorInfo& tensor : tensors) {
     if (tensor.begin != end) {
       throw bad_file("tensor " + in_quotes(tensor.name) +
-                          (tensor.begin > end ? ": a gap before it" : ": it overlaps the one before it"),
-                      where);
+                         (tensor.begin > end ? ": a gap before it" : ": it overlaps the one before it"),
+                     where);
     }
     end = tensor.end;
     if (end > data_bytes) {
-      throw bad_file("tensor " + in_quotes(tensor.name) + ": it ends at byte " +
-                          std::to_string(end) + ", the file has " + std::to_string(data_bytes) +
-                          " after its header",
-                      where, "the file was cut short: copy or download it again");
+      throw bad_file("tensor " + in_quotes(tensor.name) + ": it ends at byte " + std::to_string(end) +
+                         ", the file has " + std::to_string(data_bytes) + " after its header",
+                     where, "the file was cut short: copy or download it again");
     }
   }
   if (end != data_bytes) {
@@ -166,9 +165,7 @@ void check_places(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, c
 }
 
 std::string read_header(const ReadableFile& file, const std::string& where) {
-  const auto reject = [&](const std::string& reason) {
-    throw bad_file(reason, where);
-  };
+  const auto reject = [&](const std::string& reason) { throw bad_file(reason, where); };
   if (file.size() < kPrefixBytes) reject("it has " + std::to_string(file.size()) + " bytes, less than 8");
   uint64_t length = 0;
   file.read_at(0, std::as_writable_bytes(std::span(&length, 1)));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The safetensors format (huggingface/safetensors): 8 bytes little-endian header length, a JSON object
-// {name: {dtype, shape, data_offsets}}, then the bytes of the tensors without gaps. It lives in core because data sets
-// and checkpoints both are such files, and it knows no torch.
+// {name: {dtype, shape, data_offsets}}, then the bytes of the tensors without gaps. It lives in core because
+// data sets and checkpoints both are such files, and it knows no torch.
 #pragma once
 
 #include <cstddef>
@@ -21,20 +21,20 @@ namespace rekindle::safetensors {
 
 enum class DType { kBool, kU8, kI8, kI16, kI32, kI64, kF16, kBF16, kF32, kF64 };
 
-int64_t size_of(DType dtype);             // bytes of one element
-std::string_view name_of(DType dtype);    // "F32"
+int64_t size_of(DType dtype);           // bytes of one element
+std::string_view name_of(DType dtype);  // "F32"
 
 struct TensorInfo {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;
-  uint64_t begin = 0, end = 0;            // bytes, counted from the end of the header
+  uint64_t begin = 0, end = 0;  // bytes, counted from the end of the header
 
   uint64_t bytes() const { return end - begin; }
   int64_t elements() const;
 };
 
-using Metadata = std::map<std::string, std::string>;   // "__metadata__"
+using Metadata = std::map<std::string, std::string>;  // "__metadata__"
 
 // An open file whose header was checked: length, UTF-8, duplicate keys, dtypes, overflow, gaps, overlaps,
 // trailing bytes, shape x dtype = size. Throws bad_input naming file, tensor and reason.
@@ -42,11 +42,11 @@ class Reader {
  public:
   Reader(FileSystem& files, const std::filesystem::path& path);
 
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }   // in the order of their bytes
-  const TensorInfo* find(std::string_view name) const;                  // null where there is none
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in the order of their bytes
+  const TensorInfo* find(std::string_view name) const;                 // null where there is none
   const Metadata& metadata() const { return metadata_; }
   uint64_t file_bytes() const { return file_->size(); }
-  uint64_t header_bytes() const { return header_bytes_; }               // where the tensors' bytes begin
+  uint64_t header_bytes() const { return header_bytes_; }  // where the tensors' bytes begin
 
   // Reads `into.size()` bytes of a tensor, from `offset` within it.
   void read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> into) const;
@@ -55,7 +55,7 @@ class Reader {
   std::filesystem::path path_;
   std::unique_ptr<ReadableFile> file_;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t, std::less<>> places_;   // in tensors_, by name
+  std::map<std::string, size_t, std::less<>> places_;  // in tensors_, by name
   Metadata metadata_;
   uint64_t header_bytes_ = 0;
 };
@@ -68,9 +68,10 @@ struct TensorView {
   std::span<const std::byte> bytes;
 };
 
-// Writes and syncs a file; equal content gives equal bytes, whatever the order of `tensors`: they are laid out by dtype,
-// wide ones first, then by name, byte for byte as the Python package does. Returns the digest of the file, taken on
-// the way. Throws Error for a name that is there twice, or bytes that are not those of the shape.
+// Writes and syncs a file; equal content gives equal bytes, whatever the order of `tensors`: they are laid
+// out by dtype, wide ones first, then by name, byte for byte as the Python package does. Returns the digest
+// of the file, taken on the way. Throws Error for a name that is there twice, or bytes that are not those of
+// the shape.
 std::string write(FileSystem& files, const std::filesystem::path& path, std::vector<TensorView> tensors,
                   const Metadata& metadata = {});
 

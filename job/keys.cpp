@@ -184,8 +184,7 @@ void add_schedule(Table& table) {
   schedule.key("base_batch", batch, &ScheduleOptions::base_batch,
                "global batch that `base_lr` was tuned at; needed where `lr_scaling` is not `none`");
   schedule.key("lr_scaling", scaling, &ScheduleOptions::lr_scaling, "how the rate follows the global batch");
-  schedule.key("warmup", length(), &ScheduleOptions::warmup,
-               "length of the warm-up");
+  schedule.key("warmup", length(), &ScheduleOptions::warmup, "length of the warm-up");
   schedule.key("warmup_shape", shape, &ScheduleOptions::warmup_shape, "how the rate rises");
   schedule.key("warmup_start_factor", number(from_to(0, 1)), &ScheduleOptions::warmup_start_factor,
                "where the warm-up starts, as a share of the peak");

@@ -93,8 +93,9 @@ void schedule(const Case& it) {
   const Length &warmup = options.warmup, &duration = it.job.run.duration;
   if (warmup.is_zero() || !it.has("run.duration") || !it.given.well("run.duration")) return;
   if (warmup.is_time() != duration.is_time() && warmup.unit != Unit::kShare) {
-    it.add("schedule.warmup", "is " + quote(to_string(warmup)) + " in a run of " + quote(to_string(duration)) +
-                                  ", expected both as times, both as samples, or a share such as \"0.06dur\"");
+    it.add("schedule.warmup",
+           "is " + quote(to_string(warmup)) + " in a run of " + quote(to_string(duration)) +
+               ", expected both as times, both as samples, or a share such as \"0.06dur\"");
   } else if (warmup.unit == duration.unit && warmup.value > duration.value) {
     it.add("schedule.warmup", "is longer than run.duration, expected at most " + quote(to_string(duration)));
   }

@@ -5,6 +5,8 @@
 
 namespace rekindle {
 
-at::Tensor Model::loss(const Batch& batch) { return at::cross_entropy_loss(forward(batch), batch.y); }
+at::Tensor Model::loss(const Batch& batch) {
+  return at::cross_entropy_loss(forward(batch), batch.y);
+}
 
 }  // namespace rekindle

@@ -27,16 +27,18 @@ class Model : public torch::nn::Module {
 
 // Models by name. The built-in ones are there from the start; REKINDLE_MODEL adds your own.
 using ModelFactory = std::function<std::shared_ptr<Model>(const ModelOptions&, const DataShape&)>;
-bool register_model(const std::string& name, ModelFactory factory);   // true; throws Error if the name is taken
+bool register_model(const std::string& name,
+                    ModelFactory factory);  // true; throws Error if the name is taken
 
 // Throws bad_input for an unknown name, and for keys of [model] that the model did not ask for.
 std::shared_ptr<Model> make_model(const ModelOptions& options, const DataShape& shape);
 
 }  // namespace rekindle
 
-// REKINDLE_MODEL("my-net", MyNet); in one source file of your worker. MyNet(const ModelOptions&, const DataShape&).
-#define REKINDLE_MODEL(name, Type)                                                                  \
-  [[maybe_unused]] static const bool rekindle_registered_##Type = ::rekindle::register_model(       \
-      name, [](const ::rekindle::ModelOptions& options, const ::rekindle::DataShape& shape) {       \
-        return std::make_shared<Type>(options, shape);                                              \
+// REKINDLE_MODEL("my-net", MyNet); in one source file of your worker. MyNet(const ModelOptions&, const
+// DataShape&).
+#define REKINDLE_MODEL(name, Type)                                                            \
+  [[maybe_unused]] static const bool rekindle_registered_##Type = ::rekindle::register_model( \
+      name, [](const ::rekindle::ModelOptions& options, const ::rekindle::DataShape& shape) { \
+        return std::make_shared<Type>(options, shape);                                        \
       })

@@ -19,7 +19,8 @@ std::map<std::string, ModelFactory>& registry() {
 }  // namespace
 
 bool register_model(const std::string& name, ModelFactory factory) {
-  if (!registry().emplace(name, std::move(factory)).second) throw Error("two models are named '" + name + "'");
+  if (!registry().emplace(name, std::move(factory)).second)
+    throw Error("two models are named '" + name + "'");
   return true;
 }
 
@@ -30,7 +31,8 @@ std::shared_ptr<Model> make_model(const ModelOptions& options, const DataShape& 
     for (const auto& [name, factory] : registry()) names.push_back(name);
     const std::string near = nearest(options.name(), names);
     throw bad_input("there is no model '" + options.name() + "' in this worker", "model.name",
-                    near.empty() ? "it knows " + enumerate(names) + "; your own need --worker" : "did you mean '" + near + "'?");
+                    near.empty() ? "it knows " + enumerate(names) + "; your own need --worker"
+                                 : "did you mean '" + near + "'?");
   }
   std::shared_ptr<Model> model = found->second(options, shape);
   if (const auto unread = options.unread(); !unread.empty()) {

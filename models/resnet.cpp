@@ -47,8 +47,9 @@ class ResNet : public Model {
  public:
   ResNet(const DataShape& shape, const std::vector<int64_t>& blocks) {
     if (shape.sample().size() != 3) {
-      throw bad_input("resnet18 needs images [channels, height, width]", "model.name",
-                      "this data set's samples have " + std::to_string(shape.sample().size()) + " dimensions");
+      throw bad_input(
+          "resnet18 needs images [channels, height, width]", "model.name",
+          "this data set's samples have " + std::to_string(shape.sample().size()) + " dimensions");
     }
     conv1_ = register_module("conv1", convolution(shape.sample()[0], 64, 3, 1));
     bn1_ = register_module("bn1", torch::nn::BatchNorm2d(64));
@@ -63,7 +64,7 @@ class ResNet : public Model {
       layers_.push_back(register_module("layer" + std::to_string(stage + 1), layer));
     }
     fc_ = register_module("fc", torch::nn::Linear(in, shape.classes()));
-    for (auto& module : modules(/*include_self=*/false)) {   // as torchvision initialises it
+    for (auto& module : modules(/*include_self=*/false)) {  // as torchvision initialises it
       if (auto* conv = module->as<torch::nn::Conv2dImpl>()) {
         torch::nn::init::kaiming_normal_(conv->weight, 0, torch::kFanOut, torch::kReLU);
       }

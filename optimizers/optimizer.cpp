@@ -20,14 +20,18 @@ class Sgd : public Optimizer {
   Sgd(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
       const at::Tensor& gradient, const std::vector<Range>& slices)
       : Optimizer(options, layout, parameters, gradient, slices,
-                  options.momentum != 0 ? std::vector<std::string>{"momentum_buffer"} : std::vector<std::string>{}) {}
+                  options.momentum != 0 ? std::vector<std::string>{"momentum_buffer"}
+                                        : std::vector<std::string>{}) {}
 
  private:
-  void update(Lists& lists, double lr, double weight_decay, const std::optional<at::Tensor>& divisor) override {
+  void update(Lists& lists, double lr, double weight_decay,
+              const std::optional<at::Tensor>& divisor) override {
     const std::vector<at::Tensor> none;
-    // A buffer of zeros makes PyTorch's first step (buffer = gradient) like any other, so is_first_step stays false.
-    at::_fused_sgd_(lists.parameters, lists.gradients, lists.moments.empty() ? none : lists.moments[0], weight_decay,
-                    options_.momentum, lr, /*dampening=*/0, options_.nesterov, /*maximize=*/false,
+    // A buffer of zeros makes PyTorch's first step (buffer = gradient) like any other, so is_first_step stays
+    // false.
+    at::_fused_sgd_(lists.parameters, lists.gradients, lists.moments.empty() ? none : lists.moments[0],
+                    weight_decay, options_.momentum, lr, /*dampening=*/0, options_.nesterov,
+                    /*maximize=*/false,
                     /*is_first_step=*/false, divisor, std::nullopt);
   }
 };
@@ -39,16 +43,18 @@ class AdamW : public Optimizer {
       : Optimizer(options, layout, parameters, gradient, slices, {"exp_avg", "exp_avg_sq"}) {}
 
  private:
-  void update(Lists& lists, double lr, double weight_decay, const std::optional<at::Tensor>& divisor) override {
-    const std::vector<at::Tensor> count(lists.parameters.size(), at::full({}, static_cast<float>(steps_), at::kFloat));
+  void update(Lists& lists, double lr, double weight_decay,
+              const std::optional<at::Tensor>& divisor) override {
+    const std::vector<at::Tensor> count(lists.parameters.size(),
+                                        at::full({}, static_cast<float>(steps_), at::kFloat));
     at::_fused_adamw_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, lr,
                       options_.beta1, options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false,
                       /*maximize=*/false, divisor, std::nullopt);
   }
 };
 
-// The line cut where weight decay starts or ends to apply. Padding goes with the parameter before it: it is zero and
-// stays zero, and whole blocks keep the kernels on the same vector path on any number of workers.
+// The line cut where weight decay starts or ends to apply. Padding goes with the parameter before it: it is
+// zero and stays zero, and whole blocks keep the kernels on the same vector path on any number of workers.
 std::vector<std::pair<Range, bool>> runs_of_decay(const OptimizerOptions& options, const FlatLayout& layout) {
   std::vector<std::pair<Range, bool>> runs;
   const auto& entries = layout.entries();
@@ -77,7 +83,8 @@ std::unique_ptr<Optimizer> Optimizer::create(const OptimizerOptions& options, co
                                              const std::vector<Range>& slices) {
   if (options.name == "sgd") return std::make_unique<Sgd>(options, layout, parameters, gradient, slices);
   if (options.name == "adamw") return std::make_unique<AdamW>(options, layout, parameters, gradient, slices);
-  throw bad_input("there is no optimizer '" + options.name + "'", "optimizer.name", "sgd and adamw are built in");
+  throw bad_input("there is no optimizer '" + options.name + "'", "optimizer.name",
+                  "sgd and adamw are built in");
 }
 
 Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
@@ -91,8 +98,11 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
     for (const auto& [run, decay] : runs) {
       const Range range = slice.intersect(run);
       if (range.empty()) continue;
-      Segment segment{range, decay, parameters.narrow(0, range.begin, range.size()),
-                      gradient.narrow(0, range.begin, range.size()), {}};
+      Segment segment{range,
+                      decay,
+                      parameters.narrow(0, range.begin, range.size()),
+                      gradient.narrow(0, range.begin, range.size()),
+                      {}};
       Lists& lists = decay ? decayed_ : plain_;
       lists.parameters.push_back(segment.parameter);
       lists.gradients.push_back(segment.gradient);

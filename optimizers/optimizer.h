@@ -14,17 +14,17 @@
 
 namespace rekindle {
 
-// Updates the part of the flat parameters that this rank owns, from the same part of the summed gradient; its state
-// exists for that part alone. So each rank does 1/world of the work and holds 1/world of the moments. It runs on
-// ATen's fused kernels, whose arithmetic is that of torch.optim. It does not communicate.
+// Updates the part of the flat parameters that this rank owns, from the same part of the summed gradient; its
+// state exists for that part alone. So each rank does 1/world of the work and holds 1/world of the moments.
+// It runs on ATen's fused kernels, whose arithmetic is that of torch.optim. It does not communicate.
 class Optimizer {
  public:
   // A stretch of the flat line whose elements are all updated alike.
   struct Segment {
     Range range;
-    bool decay;                         // whether weight decay applies
-    at::Tensor parameter, gradient;     // views, [range.size()]
-    std::vector<at::Tensor> moments;    // [range.size()], float32, in the order of moment_names()
+    bool decay;                       // whether weight decay applies
+    at::Tensor parameter, gradient;   // views, [range.size()]
+    std::vector<at::Tensor> moments;  // [range.size()], float32, in the order of moment_names()
   };
 
   // `parameters` and `gradient` are the flat lines, [layout.size()]; `slices` what this rank owns of them.
@@ -35,12 +35,12 @@ class Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  // One update. The gradient is divided by `gradient_divisor` first (and written back so, where that is not 1):
-  // clipping rides on the update.
+  // One update. The gradient is divided by `gradient_divisor` first (and written back so, where that is not
+  // 1): clipping rides on the update.
   void step(double lr, double gradient_divisor = 1);
 
   int64_t steps() const { return steps_; }
-  void set_steps(int64_t steps) { steps_ = steps; }   // of a resumed run
+  void set_steps(int64_t steps) { steps_ = steps; }  // of a resumed run
 
   // The state, by PyTorch's names ("momentum_buffer", "exp_avg", "exp_avg_sq").
   const std::vector<std::string>& moment_names() const { return moment_names_; }
@@ -48,14 +48,16 @@ class Optimizer {
 
  protected:
   Optimizer(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
-            const at::Tensor& gradient, const std::vector<Range>& slices, std::vector<std::string> moment_names);
+            const at::Tensor& gradient, const std::vector<Range>& slices,
+            std::vector<std::string> moment_names);
 
   // What a fused kernel takes: the same place of every list belongs together.
   struct Lists {
     std::vector<at::Tensor> parameters, gradients;
-    std::vector<std::vector<at::Tensor>> moments;   // [moment][segment]
+    std::vector<std::vector<at::Tensor>> moments;  // [moment][segment]
   };
-  virtual void update(Lists& lists, double lr, double weight_decay, const std::optional<at::Tensor>& divisor) = 0;
+  virtual void update(Lists& lists, double lr, double weight_decay,
+                      const std::optional<at::Tensor>& divisor) = 0;
 
   OptimizerOptions options_;
   int64_t steps_ = 0;

@@ -20,21 +20,24 @@ Schedule::Schedule(const ScheduleOptions& options, const Timeline& timeline, con
   if (by_time_) {
     end_ = duration.value;
     if (!warmup.is_zero() && !warmup.is_time() && warmup.unit != Unit::kShare) {
-      throw bad_input("a run that lasts " + to_string(duration) + " has no fixed number of samples to warm up in",
-                      "schedule.warmup", "give the warm-up as a time or as a share, such as \"0.06dur\"");
+      throw bad_input(
+          "a run that lasts " + to_string(duration) + " has no fixed number of samples to warm up in",
+          "schedule.warmup", "give the warm-up as a time or as a share, such as \"0.06dur\"");
     }
     warmup_ = warmup.unit == Unit::kShare ? warmup.value * end_ : warmup.value;
   } else {
     end_ = timeline.samples_in(duration, 0);
     if (warmup.is_time()) {
       throw bad_input("a warm-up of " + to_string(warmup) + " in a run that lasts " + to_string(duration),
-                      "schedule.warmup", "give both as times, or the warm-up as a share, such as \"0.06dur\"");
+                      "schedule.warmup",
+                      "give both as times, or the warm-up as a share, such as \"0.06dur\"");
     }
     warmup_ = timeline.samples_in(warmup, end_);
   }
   if (warmup_ > end_) {
-    throw bad_input("the warm-up (" + to_string(warmup) + ") is longer than the run (" + to_string(duration) + ")",
-                    "schedule.warmup", "shorten it, or lengthen run.duration");
+    throw bad_input(
+        "the warm-up (" + to_string(warmup) + ") is longer than the run (" + to_string(duration) + ")",
+        "schedule.warmup", "shorten it, or lengthen run.duration");
   }
 }
 

@@ -37,7 +37,7 @@ find_patches() {
 }
 
 take_place() {
-  mkdir -p -m 700 "$place"
+  mkdir -p "$place"
   [ -O "$place" ] || die "$place belongs to somebody else" "give MUTATE_DIR a folder of your own"
   mkdir -p "$logs"
   exec 9>"$place/lock"

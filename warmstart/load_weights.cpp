@@ -28,11 +28,12 @@ void check_matches(const std::filesystem::path& file, const TensorInfo& info, co
   if (info.shape != tensor.sizes().vec()) {
     throw bad_input("tensor '" + info.name + "' is " + shape_text(info.shape) + " in the file and " +
                         shape_text(tensor.sizes().vec()) + " in the model",
-                    file.string(), "the model must be of the same size; a head that grows is not in this version");
+                    file.string(),
+                    "the model must be of the same size; a head that grows is not in this version");
   }
   if (info.dtype != dtype_of(tensor)) {
-    throw bad_input("tensor '" + info.name + "' is " + std::string(name_of(info.dtype)) + " in the file and " +
-                        std::string(name_of(dtype_of(tensor))) + " in the model",
+    throw bad_input("tensor '" + info.name + "' is " + std::string(name_of(info.dtype)) +
+                        " in the file and " + std::string(name_of(dtype_of(tensor))) + " in the model",
                     file.string(), "conversion between types is not in this version");
   }
 }
@@ -74,8 +75,9 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file, do
   if (report.loaded_share() >= min_loaded) return;
   char floor[32];
   std::snprintf(floor, sizeof floor, "%g", min_loaded);
-  throw bad_input("too little would be loaded: " + report.text(), file.string(),
-                  "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors");
+  throw bad_input(
+      "too little would be loaded: " + report.text(), file.string(),
+      "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors");
 }
 
 void read_all(const Reader& reader, const NamedState& state) {

@@ -16,7 +16,7 @@ Parent from_checkpoint(FileSystem& files, const fs::path& path) {
 }
 
 Parent from_weights(FileSystem& files, const fs::path& path) {
-  safetensors::Reader check(files, path);   // a file of another format is named before anything else happens
+  safetensors::Reader check(files, path);  // a file of another format is named before anything else happens
   return {path, digest_of_file(files, path), std::nullopt};
 }
 
@@ -43,8 +43,9 @@ std::optional<Parent> find_parent(FileSystem& files, const std::string& from, co
   const fs::path latest = path / names::kCheckpoints / names::kLatest;
   if (files.exists(latest)) return from_checkpoint(files, latest);
   if (files.exists(path / names::kModel)) return from_weights(files, path / names::kModel);
-  throw bad_input("this folder is no line, run, checkpoint or model", from,
-                  "one of manifest.json, promoted, checkpoints/latest or model.safetensors was expected in it");
+  throw bad_input(
+      "this folder is no line, run, checkpoint or model", from,
+      "one of manifest.json, promoted, checkpoints/latest or model.safetensors was expected in it");
 }
 
 }  // namespace rekindle

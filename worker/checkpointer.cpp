@@ -19,12 +19,14 @@ namespace {
 
 using nlohmann::json;
 
-// What a segment of the flat line holds of each parameter: visit(parameter, offset in it, offset in the segment, length).
+// What a segment of the flat line holds of each parameter: visit(parameter, offset in it, offset in the
+// segment, length).
 template <typename Visit>
 void for_each_stretch(const FlatLayout& layout, Range segment, const Visit& visit) {
   for (const FlatLayout::Entry& entry : layout.entries()) {
     const Range part = entry.range.intersect(segment);
-    if (!part.empty()) visit(entry.name, part.begin - entry.range.begin, part.begin - segment.begin, part.size());
+    if (!part.empty())
+      visit(entry.name, part.begin - entry.range.begin, part.begin - segment.begin, part.size());
   }
 }
 
@@ -55,11 +57,13 @@ const Published& Checkpointer::save(const Progress& progress) {
   const std::filesystem::path temporary = store_.temporary(progress.step, attempt_);
   Published published;
   try {
-    together(communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
+    together(
+        communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
     std::vector<FileRecord> mine;
     together(communicator, "checkpoint", [&] { mine = write_part(temporary, state); });
     const std::vector<FileRecord> all = gather(mine);
-    together(communicator, "checkpoint", [&] { published = store_.publish(progress.step, attempt_, all); }, 0);
+    together(
+        communicator, "checkpoint", [&] { published = store_.publish(progress.step, attempt_, all); }, 0);
   } catch (const Error&) {
     if (run_.is_root()) store_.discard(progress.step, attempt_);
     throw;
@@ -77,7 +81,8 @@ const Published& Checkpointer::save(const Progress& progress) {
   return *latest_;
 }
 
-std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& directory, const TrainState& state) {
+std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& directory,
+                                                 const TrainState& state) {
   std::vector<FileRecord> records;
   const int rank = run_.communicator.rank(), world = run_.communicator.world();
   if (!optimizer_.moment_names().empty()) {
@@ -87,7 +92,10 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
         const auto* moment = reinterpret_cast<const std::byte*>(segment.moments[m].const_data_ptr<float>());
         for_each_stretch(run_.parameters.layout(), segment.range,
                          [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
-                           shards.push_back({name, optimizer_.moment_names()[m], offset, length,
+                           shards.push_back({name,
+                                             optimizer_.moment_names()[m],
+                                             offset,
+                                             length,
                                              {moment + at * sizeof(float), length * sizeof(float)}});
                          });
       }
@@ -108,7 +116,8 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
 
 std::vector<FileRecord> Checkpointer::gather(const std::vector<FileRecord>& mine) {
   std::vector<FileRecord> all;
-  for (const std::string& text : all_gather_text(run_.communicator, to_json(mine).dump(), "files of the checkpoint")) {
+  for (const std::string& text :
+       all_gather_text(run_.communicator, to_json(mine).dump(), "files of the checkpoint")) {
     for (const json& record : json::parse(text)) all.push_back({record[0], record[1], record[2]});
   }
   return all;
@@ -120,8 +129,8 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
   const auto size = static_cast<int64_t>(train.size());
   const int64_t epochs = progress.samples / size, rest = progress.samples % size;
   std::vector<IncrementRecord> records = inherited_;
-  std::vector<int64_t> ends;      // in `train`, of each increment
-  std::vector<size_t> record;     // of each increment
+  std::vector<int64_t> ends;   // in `train`, of each increment
+  std::vector<size_t> record;  // of each increment
   for (const Increment& increment : run_.data.increments()) {
     const int64_t begin = ends.empty() ? 0 : ends.back();
     ends.push_back(std::lower_bound(train.begin(), train.end(), increment.end) - train.begin());
@@ -141,15 +150,18 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
 std::optional<Progress> Checkpointer::resume() {
   Communicator& communicator = run_.communicator;
   std::string path;
-  together(communicator, "looking for a checkpoint", [&] {
-    std::vector<std::string> complaints;
-    if (const auto newest = store_.newest_valid(&complaints)) path = newest->path.string();
-    for (const std::string& complaint : complaints) log_warning(complaint);
-    if (path.empty() && !complaints.empty()) {
-      throw bad_input("no checkpoint of this run is whole any more", run_.directory.string(),
-                      "move the run directory away to start over; what is wrong with each stands above");
-    }
-  }, 0);
+  together(
+      communicator, "looking for a checkpoint",
+      [&] {
+        std::vector<std::string> complaints;
+        if (const auto newest = store_.newest_valid(&complaints)) path = newest->path.string();
+        for (const std::string& complaint : complaints) log_warning(complaint);
+        if (path.empty() && !complaints.empty()) {
+          throw bad_input("no checkpoint of this run is whole any more", run_.directory.string(),
+                          "move the run directory away to start over; what is wrong with each stands above");
+        }
+      },
+      0);
   broadcast_text(communicator, path, 0, "path of the checkpoint");
   if (path.empty()) return std::nullopt;
 
@@ -159,7 +171,8 @@ std::optional<Progress> Checkpointer::resume() {
     check_data(*checkpoint);
     read_moments(*checkpoint);
   });
-  load_weights(communicator, run_.files, checkpoint->path / names::kModel, run_.state, run_.parameters.flat(), 1.0);
+  load_weights(communicator, run_.files, checkpoint->path / names::kModel, run_.state, run_.parameters.flat(),
+               1.0);
   optimizer_.set_steps(checkpoint->state.optimizer_steps);
   worlds_ = checkpoint->state.worlds;
   if (worlds_.back().world != communicator.world()) {
@@ -178,7 +191,8 @@ void Checkpointer::check_data(const Checkpoint& checkpoint) const {
     const auto changed = std::find_if(mine.begin(), mine.end(), [&](const Increment& increment) {
       return i < now.size() && increment.digest == now[i].digest;
     });
-    throw bad_input("increment " + std::to_string(changed - mine.begin() + 1) + " is no longer what this run was trained on",
+    throw bad_input("increment " + std::to_string(changed - mine.begin() + 1) +
+                        " is no longer what this run was trained on",
                     changed == mine.end() ? run_.directory.string() : changed->path,
                     "a run is resumed on the very same data; new data are for a new run");
   }

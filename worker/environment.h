@@ -10,6 +10,6 @@ namespace rekindle {
 // environment.json: what a result may depend on besides job and data. Versions, processor, host, world.
 nlohmann::ordered_json describe_environment(int world);
 
-std::string build_name();   // "rekindle 0.1.0, LibTorch 2.11.0, g++ 12.2"; the same on all ranks of a run
+std::string build_name();  // "rekindle 0.1.0, LibTorch 2.11.0, g++ 12.2"; the same on all ranks of a run
 
 }  // namespace rekindle

@@ -20,16 +20,21 @@ double mean(const std::vector<double>& values) {
 
 void add_over_ranks(Communicator& communicator, std::vector<double>& values) {
   const auto count = static_cast<int64_t>(values.size());
-  communicator.all_reduce(at::from_blob(values.data(), {count}, at::kDouble), Communicator::Op::kSum, "evaluation");
+  communicator.all_reduce(at::from_blob(values.data(), {count}, at::kDouble), Communicator::Op::kSum,
+                          "evaluation");
 }
 
 }  // namespace
 
-double Scores::accuracy() const { return mean(correct); }
-double Scores::mean_loss() const { return mean(loss); }
+double Scores::accuracy() const {
+  return mean(correct);
+}
+double Scores::mean_loss() const {
+  return mean(loss);
+}
 
-Scores evaluate(Communicator& communicator, Model& model, const Dataset& data, std::span<const int64_t> indices,
-                const EvaluateOptions& options) {
+Scores evaluate(Communicator& communicator, Model& model, const Dataset& data,
+                std::span<const int64_t> indices, const EvaluateOptions& options) {
   const at::NoGradGuard no_gradient;
   model.eval();
   const auto count = static_cast<int64_t>(indices.size());

@@ -5,7 +5,8 @@
 
 namespace rekindle {
 
-Interval::Interval(const Length& length, const Timeline& timeline, const Length& duration) : unit_(length.unit) {
+Interval::Interval(const Length& length, const Timeline& timeline, const Length& duration)
+    : unit_(length.unit) {
   if (unit_ == Unit::kShare && duration.is_time()) {
     unit_ = Unit::kSeconds;
     every_ = length.value * duration.value;
@@ -18,9 +19,12 @@ Interval::Interval(const Length& length, const Timeline& timeline, const Length&
 
 double Interval::position(const Progress& progress) const {
   switch (unit_) {
-    case Unit::kBatches: return static_cast<double>(progress.step);
-    case Unit::kSeconds: return progress.seconds;
-    default: return static_cast<double>(progress.samples);
+    case Unit::kBatches:
+      return static_cast<double>(progress.step);
+    case Unit::kSeconds:
+      return progress.seconds;
+    default:
+      return static_cast<double>(progress.samples);
   }
 }
 

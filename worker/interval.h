@@ -6,9 +6,9 @@
 
 namespace rekindle {
 
-// "every 1ep": whether a multiple of a length lies between two points of a run. Batches are counted in steps, time in
-// the seconds that the ranks agreed on, all else in samples; a share is one of the run's `duration`, in its unit.
-// A length of 0 is never due.
+// "every 1ep": whether a multiple of a length lies between two points of a run. Batches are counted in steps,
+// time in the seconds that the ranks agreed on, all else in samples; a share is one of the run's `duration`,
+// in its unit. A length of 0 is never due.
 class Interval {
  public:
   Interval(const Length& length, const Timeline& timeline, const Length& duration);

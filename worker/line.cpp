@@ -24,9 +24,13 @@ std::string note() {
   return "process " + std::to_string(getpid()) + " on " + host;
 }
 
-bool is_run(FileSystem& files, const fs::path& directory) { return files.exists(directory / names::kResolvedJob); }
+bool is_run(FileSystem& files, const fs::path& directory) {
+  return files.exists(directory / names::kResolvedJob);
+}
 
-bool is_done(FileSystem& files, const fs::path& directory) { return ends_done(files, directory / names::kMetrics); }
+bool is_done(FileSystem& files, const fs::path& directory) {
+  return ends_done(files, directory / names::kMetrics);
+}
 
 [[noreturn]] void throw_live(FileSystem& files, const fs::path& what, const fs::path& lock) {
   const std::string holder = files.lock_note(lock);
@@ -38,7 +42,7 @@ bool is_done(FileSystem& files, const fs::path& directory) { return ends_done(fi
 std::optional<Job> job_of_run(const fs::path& directory) {
   try {
     return read_job(directory / names::kResolvedJob);
-  } catch (const Error&) {   // of another version, or cut off: then it is not the job at hand
+  } catch (const Error&) {  // of another version, or cut off: then it is not the job at hand
     return std::nullopt;
   }
 }
@@ -95,8 +99,9 @@ void RunPlace::look_into_directory(const Job& job) {
   }
   const std::optional<Job> theirs = job_of_run(directory_);
   if (!same_job(theirs, job)) {
-    throw bad_input("the run in this directory belongs to another job", directory_.string(),
-                    "only duration, intervals, logging and workers may change; give run.directory another folder");
+    throw bad_input(
+        "the run in this directory belongs to another job", directory_.string(),
+        "only duration, intervals, logging and workers may change; give run.directory another folder");
   }
   unfinished_ = true;
   finished_ = is_done(files_, directory_) && theirs->run.duration == job.run.duration;
@@ -119,7 +124,8 @@ fs::path RunPlace::open() {
   }
   if (!run_lock_) {
     lock_run(directory_);
-    if (is_run(files_, directory_)) throw_live(files_, directory_, directory_ / names::kRunLock);   // begun meanwhile
+    if (is_run(files_, directory_))
+      throw_live(files_, directory_, directory_ / names::kRunLock);  // begun meanwhile
   }
   say_where();
   return directory_;
@@ -132,7 +138,8 @@ void RunPlace::say_where() {
   files_.create(line_ / names::kLineLock)->append(std::as_bytes(std::span(text)));
 }
 
-bool promote(FileSystem& files, const fs::path& line, const Checkpoint& checkpoint, const std::string& compared) {
+bool promote(FileSystem& files, const fs::path& line, const Checkpoint& checkpoint,
+             const std::string& compared) {
   const fs::path link = line / names::kPromoted;
   if (files.read_link(link)) {
     const std::string serves = open_checkpoint(files, link, Verify::kDocuments).digest();

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/worker.h"
 
-int main(int argc, char** argv) { return rekindle::worker_main(argc, argv); }
+int main(int argc, char** argv) {
+  return rekindle::worker_main(argc, argv);
+}

@@ -37,7 +37,8 @@ bool ends_done(FileSystem& files, const std::filesystem::path& path) {
   file->read_at(file->size() - tail.size(), std::as_writable_bytes(std::span(tail)));
   if (tail.empty() || tail.back() != '\n') return false;
   tail.pop_back();
-  const auto last = nlohmann::json::parse(tail.substr(tail.rfind('\n') + 1), nullptr, /*allow_exceptions=*/false);
+  const auto last =
+      nlohmann::json::parse(tail.substr(tail.rfind('\n') + 1), nullptr, /*allow_exceptions=*/false);
   return last.is_object() && last.value("event", "") == "end" && last.value("status", "") == "done";
 }
 

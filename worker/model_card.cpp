@@ -14,7 +14,8 @@ ModelOptions::Value value_of(const std::string& key, const json& value) {
   if (value.is_number_integer()) return value.get<int64_t>();
   if (value.is_number_float()) return value.get<double>();
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_array() && (value.empty() || value[0].is_number_integer())) return value.get<std::vector<int64_t>>();
+  if (value.is_array() && (value.empty() || value[0].is_number_integer()))
+    return value.get<std::vector<int64_t>>();
   if (value.is_array() && value[0].is_string()) return value.get<std::vector<std::string>>();
   throw bad_input("key '" + key + "' of the parent's model has a value that no model reads", "model.json");
 }
@@ -56,7 +57,8 @@ void check_preprocessing(const ModelCard& parent, const ModelCard& child) {
     differs.push_back("data.normalize (the parent's: mean " + json(parent.mean).dump() + ", std " +
                       json(parent.std).dump() + ")");
   }
-  if (parent.data_kind != child.data_kind) differs.push_back("data.kind (the parent's: " + parent.data_kind + ")");
+  if (parent.data_kind != child.data_kind)
+    differs.push_back("data.kind (the parent's: " + parent.data_kind + ")");
   if (parent.sample_shape != child.sample_shape) {
     differs.push_back("the shape of a sample (the parent's: " + json(parent.sample_shape).dump() + ", now " +
                       json(child.sample_shape).dump() + ")");
@@ -64,10 +66,12 @@ void check_preprocessing(const ModelCard& parent, const ModelCard& child) {
   if (parent.classes.size() < child.classes.size()) {
     const std::vector<std::string> added(child.classes.begin() + static_cast<int64_t>(parent.classes.size()),
                                          child.classes.end());
-    differs.push_back("the classes (new: " + enumerate(added) + "; a head that grows is not in this version)");
+    differs.push_back("the classes (new: " + enumerate(added) +
+                      "; a head that grows is not in this version)");
   }
   if (differs.empty()) return;
-  throw bad_input("the data are not read as the parent read them: " + enumerate(differs) + " differ", "[data]",
+  throw bad_input("the data are not read as the parent read them: " + enumerate(differs) + " differ",
+                  "[data]",
                   "preprocessing belongs to the checkpoint; use the parent's, or start cold from no parent");
 }
 

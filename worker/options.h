@@ -14,14 +14,14 @@ namespace rekindle {
 // `[evaluation]`, but for the split, which belongs to the data.
 struct EvaluationOptions {
   Length every{1, Unit::kEpochs};
-  int64_t batch = 512;                // samples in one forward pass; fixed, so that scores do not depend on the world
+  int64_t batch = 512;  // samples in one forward pass; fixed, so that scores do not depend on the world
 };
 
 // `[verdict]`: the gate between a child and its parent.
 struct VerdictOptions {
-  std::string metric = "accuracy";    // accuracy, or loss (then a fall is a gain)
-  double min_gain = 0;                // lower bound of the paired difference on new test data
-  double max_forgetting = 0.01;       // the lower bound on old test data may not be under -this
+  std::string metric = "accuracy";  // accuracy, or loss (then a fall is a gain)
+  double min_gain = 0;              // lower bound of the paired difference on new test data
+  double max_forgetting = 0.01;     // the lower bound on old test data may not be under -this
   bool promote_if_inconclusive = false;
 };
 
@@ -30,14 +30,14 @@ enum class Reproducible { kFast, kSameWorld };
 
 // `[run]`
 struct RunOptions {
-  std::filesystem::path line;         // a folder of runs of one model; or
-  std::filesystem::path directory;    // one run outside any line
-  Length duration;                    // required
+  std::filesystem::path line;       // a folder of runs of one model; or
+  std::filesystem::path directory;  // one run outside any line
+  Length duration;                  // required
   uint64_t seed = 1;
   Reproducible reproducible = Reproducible::kFast;
-  int threads = 1;                    // per worker, for tensor operations
-  int workers = 1;                    // -n of the launcher overrides it
-  std::chrono::milliseconds deadline = std::chrono::minutes(10);   // of every named wait
+  int threads = 1;                                                // per worker, for tensor operations
+  int workers = 1;                                                // -n of the launcher overrides it
+  std::chrono::milliseconds deadline = std::chrono::minutes(10);  // of every named wait
   OnNan on_nan = OnNan::kStop;
   Length log_every{10, Unit::kBatches};
 };

@@ -14,8 +14,9 @@ namespace {
 
 bool normalizes_single_values(Model& model) {
   const auto modules = model.modules();
-  return std::any_of(modules.begin(), modules.end(),
-                     [](const auto& module) { return module->template as<torch::nn::BatchNorm1dImpl>() != nullptr; });
+  return std::any_of(modules.begin(), modules.end(), [](const auto& module) {
+    return module->template as<torch::nn::BatchNorm1dImpl>() != nullptr;
+  });
 }
 
 // The fewest samples that a forward pass gets of a batch, as the loader cuts it.
@@ -39,9 +40,11 @@ void check_fits(const Job& job, Model& model, int64_t train_samples, int world) 
   const int64_t last = train_samples - (timeline.steps_per_epoch() - 1) * job.batch.global;
   for (const int64_t batch : {timeline.batch_at(0), last}) {
     if (smallest_pass(batch, world, job.batch.microbatch) > 1) continue;
-    throw bad_input("a batch of " + std::to_string(batch) + " leaves a worker a single sample, and batch-norm needs two",
-                    "batch.global", "an epoch has " + std::to_string(train_samples) + " samples, on " +
-                    std::to_string(world) + " workers: change batch.global, batch.microbatch or the number of workers");
+    throw bad_input(
+        "a batch of " + std::to_string(batch) + " leaves a worker a single sample, and batch-norm needs two",
+        "batch.global",
+        "an epoch has " + std::to_string(train_samples) + " samples, on " + std::to_string(world) +
+            " workers: change batch.global, batch.microbatch or the number of workers");
   }
 }
 

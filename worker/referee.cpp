@@ -21,13 +21,11 @@ using nlohmann::json;
 
 json to_json(const ParentFacts& facts) {
   json increments = json::array();
-  for (const IncrementRecord& record : facts.increments) increments.push_back({record.digest, record.samples, record.seen});
-  return {{"digest", facts.digest},
-          {"path", facts.path},
-          {"weights", facts.weights},
-          {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
-          {"increments", increments},
-          {"held_out_test", facts.held_out_test}};
+  for (const IncrementRecord& record : facts.increments)
+    increments.push_back({record.digest, record.samples, record.seen});
+  return {{"digest", facts.digest},   {"path", facts.path},
+          {"weights", facts.weights}, {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
+          {"increments", increments}, {"held_out_test", facts.held_out_test}};
 }
 
 ParentFacts parent_facts_from(const json& text) {
@@ -46,7 +44,8 @@ ParentFacts facts_of(const Parent& parent) {
   facts.digest = parent.digest;
   facts.path = facts.weights = parent.weights.string();
   if (!parent.checkpoint) {
-    log_warning("nothing is known of what " + facts.path + " was trained on: it is taken not to know the test data");
+    log_warning("nothing is known of what " + facts.path +
+                " was trained on: it is taken not to know the test data");
     return facts;
   }
   facts.path = parent.checkpoint->path.string();
@@ -79,16 +78,27 @@ ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesy
 ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, const Job& job,
                                  const std::filesystem::path& recorded) {
   std::string text;
-  together(communicator, "looking for the parent",
-           [&] { text = to_json(find_the_parent(files, job, recorded)).dump(); }, 0);
+  together(
+      communicator, "looking for the parent",
+      [&] { text = to_json(find_the_parent(files, job, recorded)).dump(); }, 0);
   broadcast_text(communicator, text, 0, "facts of the parent");
   return parent_facts_from(json::parse(text));
 }
 
 Referee::Referee(const Run& run, ParentFacts parent) : run_(run), parent_(std::move(parent)) {
-  // Only what no ancestor was trained on can tell parent and child apart. Data that no ancestor had is new to all.
+  // Only what no ancestor was trained on can tell parent and child apart. Data that no ancestor had is new to
+  // all.
   std::set<std::string> known;
   for (const IncrementRecord& record : parent_.increments) known.insert(record.digest);
+  std::set<std::string> here;
+  for (const Increment& increment : run.data.increments()) here.insert(increment.digest);
+  const auto gone =
+      std::count_if(parent_.increments.begin(), parent_.increments.end(),
+                    [&](const IncrementRecord& record) { return !here.contains(record.digest); });
+  if (gone > 0 && run.is_root()) {
+    log_warning(std::to_string(gone) + " of the " + std::to_string(parent_.increments.size()) +
+                " increments that the parent was trained on are not in this job: it may forget them");
+  }
   for (const int64_t index : run.split.test) {
     const auto& increments = run.data.increments();
     const auto increment = std::find_if(increments.begin(), increments.end(),
@@ -118,7 +128,8 @@ std::shared_ptr<Model> Referee::load_parent() {
     model = make_model(parent_.card ? options_from(*parent_.card) : run_.job.model, run_.data.shape());
     state = state_of(*model);
   });
-  together(run_.communicator, "reading the parent", [&] { read_weights(run_.files, parent_.weights, state); }, 0);
+  together(
+      run_.communicator, "reading the parent", [&] { read_weights(run_.files, parent_.weights, state); }, 0);
   for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
     for (const auto& [name, tensor] : *part) {
       run_.communicator.broadcast(tensor.detach(), 0, "broadcast of the parent");
@@ -149,7 +160,8 @@ void Referee::compare_start(const Scores& child, const Scores& parent) const {
   if (child.correct == parent.correct && std::abs(difference) <= 1e-6 * (1 + parent.mean_loss())) {
     log_info("at step 0 the child scores as its parent does");
   } else {
-    log_warning("at step 0 the child does not score as its parent does: loss differs by " + std::to_string(difference) +
+    log_warning("at step 0 the child does not score as its parent does: loss differs by " +
+                std::to_string(difference) +
                 "; the model's settings or its preprocessing differ from the parent's");
   }
 }
@@ -161,11 +173,14 @@ Verdict Referee::judge(const Progress& progress, const std::string& child_digest
   Verdict verdict = decide_on(old_child, new_child);
   verdict.parent = parent_.digest;
   verdict.child = child_digest;
-  together(run_.communicator, "verdict", [&] {
-    promote_child(verdict, checkpoint);
-    replace_file(run_.files, run_.directory / names::kVerdict, to_json(verdict).dump(2) + "\n");
-    run_.metrics.write("verdict", to_json(verdict));
-  }, 0);
+  together(
+      run_.communicator, "verdict",
+      [&] {
+        promote_child(verdict, checkpoint);
+        replace_file(run_.files, run_.directory / names::kVerdict, to_json(verdict).dump(2) + "\n");
+        run_.metrics.write("verdict", to_json(verdict));
+      },
+      0);
   return verdict;
 }
 
@@ -177,18 +192,35 @@ Verdict Referee::decide_on(const Scores& old_child, const Scores& new_child) con
   const Comparison old_data = compare(heard(old_), old_child.of(options.metric));
   const Comparison new_data = compare(heard(new_), new_child.of(options.metric));
   Verdict verdict = decide(options, old_data, new_data);
-  const bool gated = run_.job.verdict && (old_data.low || new_data.low);
-  if (!gated || !parent_.exists()) {
+  if (!parent_.exists()) {
     verdict.verdict = "promoted";
+    verdict.reason = "first";
     verdict.promote = true;
-    verdict.reason = !parent_.exists() ? "first" : "no gate";
+  } else if (!run_.job.verdict || run_.job.split.test == 0) {
+    verdict.verdict = "promoted";
+    verdict.reason = "no gate";
+    verdict.promote = true;
+  } else if (const std::string reason = why_unknown(); !reason.empty()) {
+    verdict.verdict = "inconclusive";
+    verdict.reason = reason;
+    verdict.promote = options.promote_if_inconclusive;
   }
   return verdict;
 }
 
+// Without samples that both can be measured on a gate says nothing, and may not be taken for passed.
+std::string Referee::why_unknown() const {
+  if (!parent_.increments.empty() && test_old_.empty()) {
+    return "forgetting cannot be measured: no sample of the parent's increments is in this job and held out "
+           "by all its "
+           "ancestors";
+  }
+  return test_old_.empty() && test_new_.empty() ? "no sample is held out for the test" : "";
+}
+
 void Referee::promote_child(Verdict& verdict, const std::filesystem::path& checkpoint) {
   if (run_.job.run.line.empty() || !verdict.promote) {
-    verdict.promote = false;   // outside a line there is nothing that serves
+    verdict.promote = false;  // outside a line there is nothing that serves
     return;
   }
   const Checkpoint child = open_checkpoint(run_.files, checkpoint, Verify::kDocuments);

@@ -7,7 +7,8 @@
 
 namespace rekindle {
 
-void log_scores(const Run& run, const char* set, const char* model, const Scores& scores, const Progress& progress) {
+void log_scores(const Run& run, const char* set, const char* model, const Scores& scores,
+                const Progress& progress) {
   run.metrics.write("eval", {{"step", progress.step},
                              {"samples", progress.samples},
                              {"set", set},

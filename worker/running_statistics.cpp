@@ -36,7 +36,7 @@ void RunningStatistics::agree() {
     change_ = flatten(values_, at::kDouble).sub_(agreed_);
     communicator_.all_reduce(change_, Communicator::Op::kSum, "running statistics");
     scatter(agreed_.add_(change_.div_(communicator_.world())), values_);
-    agreed_ = flatten(values_, at::kDouble);   // as the buffers hold it, which a resumed run starts from
+    agreed_ = flatten(values_, at::kDouble);  // as the buffers hold it, which a resumed run starts from
   }
   if (!counts_.empty()) {
     most_ = flatten(counts_, at::kLong);

@@ -7,7 +7,7 @@
 namespace rekindle {
 namespace {
 
-std::atomic<bool> requested{false};   // a signal handler has nowhere else to write
+std::atomic<bool> requested{false};  // a signal handler has nowhere else to write
 static_assert(std::atomic<bool>::is_always_lock_free);
 
 }  // namespace
@@ -19,6 +19,8 @@ void catch_stop_signals() {
   for (const int signal : {SIGUSR2, SIGTERM, SIGINT}) sigaction(signal, &action, nullptr);
 }
 
-bool stop_requested() { return requested.load(std::memory_order_relaxed); }
+bool stop_requested() {
+  return requested.load(std::memory_order_relaxed);
+}
 
 }  // namespace rekindle

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/trainer.h"
 
-#include <ATen/Context.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
@@ -87,7 +87,8 @@ Trainer::Step Trainer::train_step() {
   reducer_.start_step(static_cast<int>(batches.micro.size()));
   Step step{0, 0, schedule_.at(progress_), false};
   for (const Batch& batch : batches.micro) {
-    // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch, however uneven.
+    // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
+    // however uneven.
     const double weight = static_cast<double>(batch.samples()) / static_cast<double>(batches.global_samples);
     const at::Tensor loss = run_.model.loss(batch);
     loss.backward(at::full({}, weight, loss.options()));
@@ -110,7 +111,8 @@ void Trainer::seed_dropout() {
                                      static_cast<uint64_t>(run_.communicator.rank())}));
 }
 
-// What all ranks must know alike before the update: the loss, whether anyone was asked to stop, and rank 0's clock.
+// What all ranks must know alike before the update: the loss, whether anyone was asked to stop, and rank 0's
+// clock.
 void Trainer::agree(Step& step, double seconds) {
   double* agreed = agreement_.data_ptr<double>();
   agreed[0] = step.loss;
@@ -125,12 +127,14 @@ void Trainer::agree(Step& step, double seconds) {
 void Trainer::update(const Step& step) {
   const double most = run_.job.optimizer.max_grad_norm, norm = std::sqrt(step.squared_norm);
   if (std::isfinite(norm) && std::isfinite(step.loss)) {
-    const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;   // as torch's clip_grad_norm_
+    const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
     optimizer_->step(step.lr, divisor);
   } else if (run_.job.run.on_nan == OnNan::kStop) {
     throw AgreedError(Error("loss or gradient is not finite at step " + std::to_string(progress_.step),
-                            {"", "lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
-                                 "run.on_nan = \"skip\" leaves such steps out", ExitCode::kFailed}));
+                            {"",
+                             "lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
+                             "run.on_nan = \"skip\" leaves such steps out",
+                             ExitCode::kFailed}));
   } else {
     ++skipped_;
     if (run_.is_root()) log_warning("step " + std::to_string(progress_.step) + " skipped: not finite");
@@ -152,14 +156,15 @@ void Trainer::log_step(const Step& step, const Progress& at, bool last) {
   const double seconds = progress_.seconds - last_logged_.seconds;
   const auto samples = static_cast<double>(progress_.samples - last_logged_.samples);
   last_logged_ = progress_;
-  run_.metrics.write("step", {{"step", at.step},
-                              {"samples", at.samples},
-                              {"epoch", static_cast<double>(at.samples) / static_cast<double>(timeline_.epoch_samples())},
-                              {"loss", step.loss},
-                              {"lr", step.lr},
-                              {"grad_norm", std::sqrt(step.squared_norm)},
-                              {"samples_per_second", seconds > 0 ? samples / seconds : 0.0},
-                              {"time", unix_seconds()}});
+  run_.metrics.write(
+      "step", {{"step", at.step},
+               {"samples", at.samples},
+               {"epoch", static_cast<double>(at.samples) / static_cast<double>(timeline_.epoch_samples())},
+               {"loss", step.loss},
+               {"lr", step.lr},
+               {"grad_norm", std::sqrt(step.squared_norm)},
+               {"samples_per_second", seconds > 0 ? samples / seconds : 0.0},
+               {"time", unix_seconds()}});
 }
 
 void Trainer::save_and_evaluate(const Progress& before, bool last) {
@@ -173,7 +178,8 @@ void Trainer::save_and_evaluate(const Progress& before, bool last) {
 
 std::optional<Scores> Trainer::evaluate_validation() {
   if (run_.split.validation.empty()) return std::nullopt;
-  Scores scores = evaluate(run_.communicator, run_.model, run_.data, run_.split.validation, run_.evaluate_options());
+  Scores scores =
+      evaluate(run_.communicator, run_.model, run_.data, run_.split.validation, run_.evaluate_options());
   log_scores(run_, "validation", "child", scores, progress_);
   return scores;
 }

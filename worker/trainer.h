@@ -33,11 +33,11 @@ class Trainer {
 
   const Progress& progress() const { return progress_; }
   const Checkpointer& checkpointer() const { return checkpointer_; }
-  int64_t skipped() const { return skipped_; }   // updates of this process, for on_nan = "skip"
-  std::optional<Scores> evaluate_validation();   // and logs it; none where nothing is held out
+  int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
+  std::optional<Scores> evaluate_validation();  // and logs it; none where nothing is held out
 
  private:
-  struct Step {   // what became of one
+  struct Step {  // what became of one
     double loss, squared_norm, lr;
     bool stop;
   };
@@ -56,17 +56,17 @@ class Trainer {
   GradientReducer reducer_;
   std::unique_ptr<Optimizer> optimizer_;
   Checkpointer checkpointer_;
-  double end_;                                  // of the run, in samples; endless where it ends by time
+  double end_;  // of the run, in samples; endless where it ends by time
   Interval log_every_, evaluate_every_, save_every_;
-  at::Tensor agreement_;                        // [3] float64
+  at::Tensor agreement_;  // [3] float64
   Progress progress_;
-  int64_t skipped_ = 0;                         // updates, because of NaN
+  int64_t skipped_ = 0;  // updates, because of NaN
 
   // From the first step on.
   std::unique_ptr<RunningStatistics> statistics_;
   std::unique_ptr<Loader> loader_;
   std::chrono::steady_clock::time_point started_;
-  double seconds_before_ = 0;                   // of training, before this process
+  double seconds_before_ = 0;  // of training, before this process
   Progress last_logged_;
   bool first_ = true;
 };

@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kResamples = 2000;
 
-// SplitMix64 (Steele et al. 2014): the same numbers on every platform, which std's distributions do not promise.
+// SplitMix64 (Steele et al. 2014): the same numbers on every platform, which std's distributions do not
+// promise.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -45,7 +46,7 @@ double percentile(const std::vector<double>& sorted, double share) {
 enum class Passes { kYes, kNo, kUnclear };
 
 Passes at_least(double bound, double low, double high) {
-  if (!std::isfinite(low)) return Passes::kNo;   // a model whose scores are no numbers is not promoted
+  if (!std::isfinite(low)) return Passes::kNo;  // a model whose scores are no numbers is not promoted
   if (low >= bound) return Passes::kYes;
   return high < bound ? Passes::kNo : Passes::kUnclear;
 }
@@ -57,14 +58,15 @@ std::string number(double value) {
 }
 
 // One set's answer and, unless it is yes, the words for it.
-Passes judge(const Comparison& set, const char* name, bool lower_is_better, double bound, std::string& reason) {
+Passes judge(const Comparison& set, const char* name, bool lower_is_better, double bound,
+             std::string& reason) {
   if (!set.low) return Passes::kYes;
   const double low = lower_is_better ? -*set.high : *set.low, high = lower_is_better ? -*set.low : *set.high;
   const Passes passes = at_least(bound, low, high);
   if (passes == Passes::kYes) return passes;
   if (!reason.empty()) reason += "; ";
-  reason += std::string("gain on ") + name + " data is between " + number(low) + " and " + number(high) + ", " +
-            number(bound) + " is asked for";
+  reason += std::string("gain on ") + name + " data is between " + number(low) + " and " + number(high) +
+            ", " + number(bound) + " is asked for";
   return passes;
 }
 
@@ -93,7 +95,7 @@ Comparison compare(std::span<const double> parent, std::span<const double> child
   std::vector<double> differences(child.size());
   std::transform(child.begin(), child.end(), parent.begin(), differences.begin(), std::minus<>());
   result.difference = mean(differences);
-  if (!std::isfinite(*result.difference)) {   // no order among the means then
+  if (!std::isfinite(*result.difference)) {  // no order among the means then
     result.low = result.high = *result.difference;
     return result;
   }
@@ -116,7 +118,9 @@ Verdict decide(const VerdictOptions& options, const Comparison& old_data, const 
   verdict.metric = options.metric;
   verdict.old_data = old_data;
   verdict.new_data = new_data;
-  const Passes gains = judge(new_data, "new", lower_is_better, options.min_gain, verdict.reason);
+  const bool has_new = new_data.low.has_value();
+  const Passes gains = judge(has_new ? new_data : old_data, has_new ? "new" : "old", lower_is_better,
+                             options.min_gain, verdict.reason);
   const Passes keeps = judge(old_data, "old", lower_is_better, -options.max_forgetting, verdict.reason);
   if (gains == Passes::kNo || keeps == Passes::kNo) {
     verdict.verdict = "kept-parent";
@@ -135,8 +139,9 @@ nlohmann::ordered_json to_json(const Verdict& verdict) {
   const auto digest = [](const std::string& d) {
     return d.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(d);
   };
-  return {{"verdict", verdict.verdict},       {"metric", verdict.metric},          {"reason", verdict.reason},
-          {"parent", digest(verdict.parent)}, {"child", digest(verdict.child)},    {"promoted", verdict.promote},
+  return {{"verdict", verdict.verdict},       {"metric", verdict.metric},
+          {"reason", verdict.reason},         {"parent", digest(verdict.parent)},
+          {"child", digest(verdict.child)},   {"promoted", verdict.promote},
           {"old", to_json(verdict.old_data)}, {"new", to_json(verdict.new_data)}};
 }
 

@@ -33,17 +33,21 @@ constexpr char kUsage[] = "usage: rekindle-worker JOB [--exit-code] [section.key
 struct Arguments {
   std::string job;
   std::vector<std::string> overrides;
-  bool exit_code = false;   // 3 where the parent stays
+  bool exit_code = false;  // 3 where the parent stays
 };
 
 Arguments parse(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
-    if (text == "--exit-code") arguments.exit_code = true;
-    else if (text.starts_with("-")) throw Error("unknown option '" + text + "'", {"", kUsage, ExitCode::kUsage});
-    else if (arguments.job.empty()) arguments.job = text;
-    else arguments.overrides.push_back(text);
+    if (text == "--exit-code")
+      arguments.exit_code = true;
+    else if (text.starts_with("-"))
+      throw Error("unknown option '" + text + "'", {"", kUsage, ExitCode::kUsage});
+    else if (arguments.job.empty())
+      arguments.job = text;
+    else
+      arguments.overrides.push_back(text);
   }
   if (arguments.job.empty()) throw Error("no job file was given", {"", kUsage, ExitCode::kUsage});
   return arguments;
@@ -100,8 +104,8 @@ Split split_data(Communicator& communicator, const Dataset& data, const Job& job
   if (communicator.rank() == 0) {
     log_info(std::to_string(data.size()) + " samples in " + std::to_string(data.increments().size()) +
              " increments: " + std::to_string(parts.train.size()) + " to train on, " +
-             std::to_string(parts.validation.size()) + " for validation, " + std::to_string(parts.test.size()) +
-             " for the test");
+             std::to_string(parts.validation.size()) + " for validation, " +
+             std::to_string(parts.test.size()) + " for the test");
   }
   return parts;
 }
@@ -151,17 +155,23 @@ nlohmann::ordered_json environment_of(int world, const ParentFacts& parent) {
 std::filesystem::path open_directory(Communicator& communicator, FileSystem& files, const Job& job,
                                      const ParentFacts& parent, RunPlace* place) {
   std::string directory;
-  together(communicator, "run directory", [&] {
-    const std::filesystem::path path = place->open();
-    directory = path.string();
-    files.create_directories(path / names::kLogs);
-    replace_file(files, path / names::kEnvironment, environment_of(communicator.world(), parent).dump(2) + "\n");
-    replace_file(files, path / names::kResolvedJob, to_toml(job));   // the last: with it the folder is a run
-  }, 0);
+  together(
+      communicator, "run directory",
+      [&] {
+        const std::filesystem::path path = place->open();
+        directory = path.string();
+        files.create_directories(path / names::kLogs);
+        replace_file(files, path / names::kEnvironment,
+                     environment_of(communicator.world(), parent).dump(2) + "\n");
+        replace_file(files, path / names::kResolvedJob,
+                     to_toml(job));  // the last: with it the folder is a run
+      },
+      0);
   broadcast_text(communicator, directory, 0, "run directory");
   const int rank = communicator.rank();
   together(communicator, "log", [&] {
-    start_log({rank, communicator.world(), std::filesystem::path(directory) / names::kLogs / names::log_of(rank)});
+    start_log(
+        {rank, communicator.world(), std::filesystem::path(directory) / names::kLogs / names::log_of(rank)});
   });
   if (rank == 0) log_info("run directory " + directory);
   return directory;
@@ -170,11 +180,12 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
 void warm_start(const Run& run, const ParentFacts& parent) {
   if (run.job.warm_start.from.empty() || run.job.warm_start.strategy == Strategy::kCold || !parent.exists()) {
     const bool nothing_yet = !parent.exists() && !run.job.warm_start.from.empty();
-    if (run.is_root()) log_info(nothing_yet ? "nothing is promoted in this line yet: starting cold" : "starting cold");
+    if (run.is_root())
+      log_info(nothing_yet ? "nothing is promoted in this line yet: starting cold" : "starting cold");
     return;
   }
-  const LoadReport report = load_weights(run.communicator, run.files, parent.weights, run.state, run.parameters.flat(),
-                                         run.job.warm_start.min_loaded);
+  const LoadReport report = load_weights(run.communicator, run.files, parent.weights, run.state,
+                                         run.parameters.flat(), run.job.warm_start.min_loaded);
   run.metrics.write("warm_start", {{"parent", parent.digest},
                                    {"loaded", report.loaded_share()},
                                    {"fresh", 1 - report.loaded_share()},
@@ -211,13 +222,21 @@ void write_end(const Run& run, const char* status, const Trainer& trainer) {
                             {"skipped", trainer.skipped()}});
 }
 
-// A start that was refused before its first step leaves nothing behind; whatever came further says how it ended.
+// A start that was refused before its first step leaves nothing behind; whatever came further says how it
+// ended.
 void give_up(const Run& run, const Trainer& trainer, bool unfinished) {
   if (unfinished || trainer.progress().step > 0) return write_end(run, "failed", trainer);
   if (run.is_root()) run.files.remove_all(run.directory);
 }
 
-bool parent_stays(const std::string& verdict, bool promoted) { return verdict != "promoted" && !promoted; }
+std::string what_follows(const Job& job, const Verdict& verdict) {
+  if (job.run.line.empty()) return "; outside a line nothing is promoted";
+  return verdict.promote ? "; the line now serves this model" : "; the line goes on serving the parent";
+}
+
+bool parent_stays(const std::string& verdict, bool promoted) {
+  return verdict != "promoted" && !promoted;
+}
 
 ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinished, bool exit_code) {
   Trainer trainer(run, lineage_of(run.job, parent), card_of(run.job, run.data.shape(), run.data.classes()));
@@ -232,8 +251,10 @@ ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinis
     const Published& last = *trainer.checkpointer().latest();
     const Verdict verdict = referee.judge(trainer.progress(), last.digest, last.path);
     write_end(run, "done", trainer);
-    if (run.is_root()) log_info("verdict: " + verdict.verdict + " (" + verdict.reason + ")");
-    return exit_code && parent_stays(verdict.verdict, verdict.promote) ? ExitCode::kParentStays : ExitCode::kDone;
+    if (run.is_root())
+      log_info("verdict: " + verdict.verdict + " (" + verdict.reason + ")" + what_follows(run.job, verdict));
+    return exit_code && parent_stays(verdict.verdict, verdict.promote) ? ExitCode::kParentStays
+                                                                       : ExitCode::kDone;
   } catch (const AgreedError&) {
     give_up(run, trainer, unfinished);
     throw;
@@ -250,17 +271,20 @@ ExitCode end_of_finished(FileSystem& files, const std::filesystem::path& directo
 
 ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   FileSystem& files = posix_file_system();
-  std::unique_ptr<RunPlace> place;   // on rank 0 alone
+  std::unique_ptr<RunPlace> place;  // on rank 0 alone
   std::string found = "new", recorded;
-  together(communicator, "run directory", [&] {
-    place = std::make_unique<RunPlace>(files, job);
-    if (place->finished()) {
-      found = std::to_string(static_cast<int>(end_of_finished(files, place->directory(), exit_code)));
-    } else if (place->unfinished()) {
-      found = "unfinished";
-      recorded = (place->directory() / names::kEnvironment).string();
-    }
-  }, 0);
+  together(
+      communicator, "run directory",
+      [&] {
+        place = std::make_unique<RunPlace>(files, job);
+        if (place->finished()) {
+          found = std::to_string(static_cast<int>(end_of_finished(files, place->directory(), exit_code)));
+        } else if (place->unfinished()) {
+          found = "unfinished";
+          recorded = (place->directory() / names::kEnvironment).string();
+        }
+      },
+      0);
   broadcast_text(communicator, found, 0, "state of the run");
   const bool unfinished = found == "unfinished";
   if (!unfinished && found != "new") return static_cast<ExitCode>(std::stoi(found));
@@ -273,14 +297,16 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
   const Trainee trainee = build_model(communicator, job, data, split);
-  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(), "job, build and model",
-             "start all ranks with the same program and the same arguments");
+  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(),
+             "job, build and model", "start all ranks with the same program and the same arguments");
 
   const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
-  together(communicator, "metrics", [&] { metrics = MetricsLog(files, directory / names::kMetrics); }, 0);
-  const Run run{job, communicator, files, directory, data, split, *trainee.model, *trainee.parameters, trainee.state,
-                metrics};
+  together(
+      communicator, "metrics", [&] { metrics = MetricsLog(files, directory / names::kMetrics); }, 0);
+  const Run run{job,           communicator, files,          directory,
+                data,          split,        *trainee.model, *trainee.parameters,
+                trainee.state, metrics};
   return train_and_judge(run, parent, unfinished, exit_code);
 }
 

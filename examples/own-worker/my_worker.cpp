@@ -18,4 +18,6 @@ class MyNet : public rekindle::Model {  // a torch::nn::Module
 };
 REKINDLE_MODEL("my-net", MyNet);
 
-int main(int argc, char** argv) { return rekindle::worker_main(argc, argv); }
+int main(int argc, char** argv) {
+  return rekindle::worker_main(argc, argv);
+}

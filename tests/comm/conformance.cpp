@@ -19,7 +19,9 @@ void expect(bool good, const std::string& what) {
 }
 
 // Small whole numbers, so that sums are exact in every type.
-int value(int rank, int64_t i) { return static_cast<int>((i * 3 + rank * 5 + 1) % 11); }
+int value(int rank, int64_t i) {
+  return static_cast<int>((i * 3 + rank * 5 + 1) % 11);
+}
 
 int expected_sum(int world, int64_t i) {
   int sum = 0;
@@ -43,7 +45,8 @@ void check_all_reduce(Communicator& communicator, at::ScalarType dtype) {
       communicator.all_reduce(tensor, Communicator::Op::kSum, "sum");
       const T* at = tensor.data_ptr<T>();
       for (int64_t i = 0; i < count; ++i) {
-        expect(at[i] == static_cast<T>(expected_sum(world, i)), "sum of " + std::to_string(count) + " at " + std::to_string(i));
+        expect(at[i] == static_cast<T>(expected_sum(world, i)),
+               "sum of " + std::to_string(count) + " at " + std::to_string(i));
       }
     }
   }
@@ -68,11 +71,13 @@ void broadcast_from_every_root(Communicator& communicator) {
   for (int root = 0; root < communicator.world(); ++root) {
     for (const int64_t count : {0, 1, 5, 65536, 200001}) {
       for (const bool allocated : {false, true}) {
-        at::Tensor tensor = allocated ? communicator.allocate(count, at::kFloat) : at::zeros({count}, at::kFloat);
+        at::Tensor tensor =
+            allocated ? communicator.allocate(count, at::kFloat) : at::zeros({count}, at::kFloat);
         fill<float>(tensor, communicator.rank());
         communicator.broadcast(tensor, root, "broadcast");
         for (int64_t i = 0; i < count; ++i) {
-          expect(tensor.data_ptr<float>()[i] == static_cast<float>(value(root, i)), "broadcast at " + std::to_string(i));
+          expect(tensor.data_ptr<float>()[i] == static_cast<float>(value(root, i)),
+                 "broadcast at " + std::to_string(i));
         }
       }
     }
@@ -96,13 +101,15 @@ void reduce_scatter_then_all_gather(Communicator& communicator) {
       const Range mine = FlatLayout::slice(bucket, rank, world);
       double sum = 0;
       for (int64_t i = mine.begin; i < mine.end; ++i) {
-        expect(values[i] == static_cast<float>(expected_sum(world, i + round)), "reduced at " + std::to_string(i));
+        expect(values[i] == static_cast<float>(expected_sum(world, i + round)),
+               "reduced at " + std::to_string(i));
         sum += static_cast<double>(values[i]) * values[i];
         result.data_ptr<float>()[i] = values[i];
       }
       double blocks = 0;
-      for (int64_t b = mine.begin / kBlock; b < mine.end / kBlock; ++b) blocks += squares.data_ptr<double>()[b];
-      expect(blocks == sum, "squares");   // whole numbers: exact in any order
+      for (int64_t b = mine.begin / kBlock; b < mine.end / kBlock; ++b)
+        blocks += squares.data_ptr<double>()[b];
+      expect(blocks == sum, "squares");  // whole numbers: exact in any order
       communicator.all_gather(result, bucket, "gather");
     }
     for (int64_t i = 0; i < size; ++i) {
@@ -119,7 +126,8 @@ void texts_of_any_length(Communicator& communicator) {
   const auto all = all_gather_text(communicator, mine, "texts");
   expect(static_cast<int>(all.size()) == communicator.world(), "count of texts");
   for (int r = 0; r < communicator.world(); ++r) {
-    expect(all[r] == (r == 1 ? "" : std::string(1 + 1000 * r, static_cast<char>('a' + r))), "text " + std::to_string(r));
+    expect(all[r] == (r == 1 ? "" : std::string(1 + 1000 * r, static_cast<char>('a' + r))),
+           "text " + std::to_string(r));
   }
   std::string text = "from " + std::to_string(rank);
   broadcast_text(communicator, text, communicator.world() - 1, "text");
@@ -161,12 +169,15 @@ void a_barrier_waits_for_everyone(Communicator& communicator) {
   if (communicator.rank() == 0) made.emplace();
   std::string directory = made ? made->path().string() : "";
   broadcast_text(communicator, directory, 0, "directory");
-  const auto mark = [&](int round, int rank) { return directory + "/" + std::to_string(round) + "-" + std::to_string(rank); };
+  const auto mark = [&](int round, int rank) {
+    return directory + "/" + std::to_string(round) + "-" + std::to_string(rank);
+  };
   for (int round = 0; round < 50; ++round) {
     std::ofstream(mark(round, communicator.rank()));
     communicator.barrier("mark");
     for (int rank = 0; rank < communicator.world(); ++rank) {
-      expect(std::filesystem::exists(mark(round, rank)), "rank " + std::to_string(rank) + " was not waited for");
+      expect(std::filesystem::exists(mark(round, rank)),
+             "rank " + std::to_string(rank) + " was not waited for");
     }
   }
   all_gather_text(communicator, "", "looked");

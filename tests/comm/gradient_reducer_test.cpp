@@ -31,7 +31,8 @@ struct Net {
   }
   void add(const std::string& name, std::vector<int64_t> shape) {
     at::Tensor parameter = at::zeros(shape, at::kFloat);
-    for (int64_t i = 0; i < parameter.numel(); ++i) parameter.data_ptr<float>()[i] = static_cast<float>(i % 5 - 2);
+    for (int64_t i = 0; i < parameter.numel(); ++i)
+      parameter.data_ptr<float>()[i] = static_cast<float>(i % 5 - 2);
     parameter.requires_grad_(true);
     named.emplace_back(name, parameter);
   }
@@ -42,7 +43,8 @@ struct Net {
 
 at::Tensor input(int rank, int pass) {
   at::Tensor x = at::zeros({2, 100}, at::kFloat);
-  for (int64_t i = 0; i < x.numel(); ++i) x.data_ptr<float>()[i] = static_cast<float>((i + rank * 3 + pass) % 4);
+  for (int64_t i = 0; i < x.numel(); ++i)
+    x.data_ptr<float>()[i] = static_cast<float>((i + rank * 3 + pass) % 4);
   return x;
 }
 
@@ -107,7 +109,9 @@ TEST(GradientReducer, SumsOverRanksAndPassesInAnyNumberOfBuckets) {
   }
 }
 
-TEST(GradientReducer, ARankWithoutSamplesAddsNothing) { check({1, 0, 2}, {}); }
+TEST(GradientReducer, ARankWithoutSamplesAddsNothing) {
+  check({1, 0, 2}, {});
+}
 
 TEST(GradientReducer, BucketsAreHandedInWhileBackwardRuns) {
   // With one bucket a parameter, the last layer's is handed in before the first layer's gradient exists.
@@ -125,7 +129,7 @@ TEST(GradientReducer, BucketsAreHandedInWhileBackwardRuns) {
       net.loss(input(communicator.rank(), pass)).backward();
     }
     EXPECT_EQ(handed_in.size(), 2u);
-    EXPECT_EQ(handed_in[0], 0u);   // not in a pass that others follow
+    EXPECT_EQ(handed_in[0], 0u);  // not in a pass that others follow
     EXPECT_GE(handed_in[1], 1u);
     reducer.finish();
     EXPECT_EQ(reducer.handed_in(), 3u);

@@ -86,10 +86,10 @@ TEST(SharedGroup, DifferentCallsAreNamedOnEveryRank) {
   const auto errors = run(2, milliseconds(60000), [&](SharedGroup& group) {
     group.wait(group.post(group.rank() == 0 ? 'a' : 'b', 6, 10), "x");
   });
-  for (const std::string& error : errors) EXPECT_THAT(error, HasSubstr("ranks disagree about what comes next"));
-  const auto sizes = run(2, milliseconds(60000), [&](SharedGroup& group) {
-    group.wait(group.post('a', 6, 10 + group.rank()), "x");
-  });
+  for (const std::string& error : errors)
+    EXPECT_THAT(error, HasSubstr("ranks disagree about what comes next"));
+  const auto sizes = run(2, milliseconds(60000),
+                         [&](SharedGroup& group) { group.wait(group.post('a', 6, 10 + group.rank()), "x"); });
   for (const std::string& error : sizes) EXPECT_THAT(error, HasSubstr("of 11 elements"));
 }
 

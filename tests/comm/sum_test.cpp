@@ -13,7 +13,8 @@ namespace {
 std::vector<std::vector<float>> sources(int world, int64_t count) {
   std::vector<std::vector<float>> all(world, std::vector<float>(count));
   for (int r = 0; r < world; ++r) {
-    for (int64_t i = 0; i < count; ++i) all[r][i] = std::sin(static_cast<float>(i * 7 + r * 13)) * std::pow(10.f, r % 3);
+    for (int64_t i = 0; i < count; ++i)
+      all[r][i] = std::sin(static_cast<float>(i * 7 + r * 13)) * std::pow(10.f, r % 3);
   }
   return all;
 }

@@ -57,8 +57,8 @@ TEST(FlatLayout, BucketsRunFromTheLastParameterToTheFirst) {
 
   const auto small = layout.buckets(3 * kBlock * 4, kBlock * 4, 4);
   ASSERT_EQ(small.size(), 2u);
-  EXPECT_EQ(small[0], (Range{20 * kBlock, 23 * kBlock}));   // scale, b.weight, a.bias
-  EXPECT_EQ(small[1], (Range{0, 20 * kBlock}));             // larger than a bucket, so one of its own
+  EXPECT_EQ(small[0], (Range{20 * kBlock, 23 * kBlock}));  // scale, b.weight, a.bias
+  EXPECT_EQ(small[1], (Range{0, 20 * kBlock}));            // larger than a bucket, so one of its own
 }
 
 TEST(Range, IntersectionIsEmptyWhereNothingIsShared) {

@@ -32,7 +32,7 @@ TEST(Timeline, LengthsInSamples) {
   const Timeline timeline(1000, 300);
   EXPECT_EQ(timeline.samples_in({250, Unit::kSamples}, 0), 250);
   EXPECT_EQ(timeline.samples_in({2.5, Unit::kEpochs}, 0), 2500);
-  EXPECT_EQ(timeline.samples_in({5, Unit::kBatches}, 0), 1300);   // 3 x 300 + 100, then 300
+  EXPECT_EQ(timeline.samples_in({5, Unit::kBatches}, 0), 1300);  // 3 x 300 + 100, then 300
   EXPECT_EQ(timeline.samples_in({3.5, Unit::kBatches}, 0), 950);
   EXPECT_EQ(timeline.samples_in({0.06, Unit::kShare}, 5000), 300);
   EXPECT_THROW(timeline.samples_in({60, Unit::kSeconds}, 0), Error);

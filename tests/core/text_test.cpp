@@ -30,7 +30,8 @@ TEST(ErrorText, SaysWhatWhereAndHint) {
   const Error error = bad_input("no such file", "day1.gz", "check the path");
   EXPECT_STREQ(error.what(), "no such file\n  at day1.gz\n  hint: check the path");
   EXPECT_EQ(error.code(), ExitCode::kBadInput);
-  EXPECT_NE(std::string(system_error("cannot write", 28, "x").what()).find("disk is full"), std::string::npos);
+  EXPECT_NE(std::string(system_error("cannot write", 28, "x").what()).find("disk is full"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -166,7 +166,8 @@ TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt
     if (name == "model.name") overrides.push_back("model={}");
     if (name.starts_with("data.") && kChanged.at(name).find('z') != std::string::npos)
       overrides.push_back("data={}");
-    if (name == "run.directory") overrides.push_back("warm_start.from=old");  // outside a line nothing is promoted
+    if (name == "run.directory")
+      overrides.push_back("warm_start.from=old");  // outside a line nothing is promoted
     const auto with = [&](const std::string& value) {
       auto all = overrides;
       all.push_back(name + "=" + value);

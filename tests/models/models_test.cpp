@@ -29,8 +29,8 @@ Batch batch(std::vector<int64_t> shape, int64_t classes) {
 
 TEST(Models, MlpNamesAndShapes) {
   const auto model = make_model({"mlp", {{"hidden", std::vector<int64_t>{20, 30}}}}, {{1, 4, 4}, 7});
-  EXPECT_THAT(names(*model), ElementsAre("layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias",
-                                         "layers.2.weight", "layers.2.bias"));
+  EXPECT_THAT(names(*model), ElementsAre("layers.0.weight", "layers.0.bias", "layers.1.weight",
+                                         "layers.1.bias", "layers.2.weight", "layers.2.bias"));
   EXPECT_EQ(model->forward(batch({5, 1, 4, 4}, 7)).sizes(), (std::vector<int64_t>{5, 7}));
 }
 
@@ -39,7 +39,7 @@ TEST(Models, MlpWithBatchNormAndDropout) {
       {"mlp", {{"hidden", std::vector<int64_t>{20}}, {"batch_norm", true}, {"dropout", 0.5}}}, {{16}, 3});
   EXPECT_THAT(names(*model), testing::IsSupersetOf({"norms.0.weight", "norms.0.running_mean"}));
   const Batch input = batch({8, 16}, 3);
-  EXPECT_FALSE(model->forward(input).equal(model->forward(input)));   // training: dropout differs
+  EXPECT_FALSE(model->forward(input).equal(model->forward(input)));  // training: dropout differs
   model->eval();
   EXPECT_TRUE(model->forward(input).equal(model->forward(input)));
 }
@@ -55,9 +55,10 @@ TEST(Models, ResNet18IsNamedAndSizedAsTorchvisions) {
   const auto model = make_model({"resnet18", {}}, {{3, 32, 32}, 10});
   int64_t elements = 0;
   for (const auto& parameter : model->parameters()) elements += parameter.numel();
-  EXPECT_EQ(elements, 11173962);   // torchvision's resnet18 with 10 classes and a 3x3 stem
-  EXPECT_THAT(names(*model), testing::IsSupersetOf({"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight",
-                                                    "layer2.0.downsample.0.weight", "layer4.1.bn2.bias", "fc.weight"}));
+  EXPECT_EQ(elements, 11173962);  // torchvision's resnet18 with 10 classes and a 3x3 stem
+  EXPECT_THAT(names(*model),
+              testing::IsSupersetOf({"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight",
+                                     "layer2.0.downsample.0.weight", "layer4.1.bn2.bias", "fc.weight"}));
   EXPECT_EQ(model->forward(batch({2, 3, 16, 16}, 10)).sizes(), (std::vector<int64_t>{2, 10}));
   EXPECT_THROW(make_model({"resnet18", {}}, {{784}, 10}), Error);
 }
@@ -81,7 +82,8 @@ TEST(Models, ASlipIsFound) {
 class Own : public Model {
  public:
   Own(const ModelOptions& options, const DataShape& data)
-      : head_(register_module("head", torch::nn::Linear(data.features(), options.integer("width", data.classes())))) {}
+      : head_(register_module(
+            "head", torch::nn::Linear(data.features(), options.integer("width", data.classes())))) {}
   at::Tensor forward(const Batch& input) override { return head_->forward(input.x); }
 
  private:

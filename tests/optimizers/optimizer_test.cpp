@@ -21,25 +21,33 @@ FlatLayout layout() {
   return layout;
 }
 
-float parameter(int64_t i) { return std::sin(static_cast<float>(i)) / 2; }
-float gradient(int64_t i, int step) { return std::cos(static_cast<float>(i * 3 + step * 7)) / 3; }
+float parameter(int64_t i) {
+  return std::sin(static_cast<float>(i)) / 2;
+}
+float gradient(int64_t i, int step) {
+  return std::cos(static_cast<float>(i * 3 + step * 7)) / 3;
+}
 
 // Trains `world` shards side by side on one flat line, as ranks of a node do.
 at::Tensor train(const OptimizerOptions& options, int world, int steps, double lr, double divisor) {
   const FlatLayout line = layout();
-  at::Tensor parameters = at::zeros({line.size()}, at::kFloat), gradients = at::zeros({line.size()}, at::kFloat);
+  at::Tensor parameters = at::zeros({line.size()}, at::kFloat),
+             gradients = at::zeros({line.size()}, at::kFloat);
   for (const auto& entry : line.entries()) {
-    for (int64_t i = entry.range.begin; i < entry.range.end; ++i) parameters.data_ptr<float>()[i] = parameter(i);
+    for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
+      parameters.data_ptr<float>()[i] = parameter(i);
   }
   std::vector<std::unique_ptr<Optimizer>> shards;
   for (int rank = 0; rank < world; ++rank) {
     std::vector<Range> slices;
-    for (const Range& bucket : line.buckets(1, 1, 4)) slices.push_back(FlatLayout::slice(bucket, rank, world));
+    for (const Range& bucket : line.buckets(1, 1, 4))
+      slices.push_back(FlatLayout::slice(bucket, rank, world));
     shards.push_back(Optimizer::create(options, line, parameters, gradients, slices));
   }
   for (int step = 0; step < steps; ++step) {
     for (const auto& entry : line.entries()) {
-      for (int64_t i = entry.range.begin; i < entry.range.end; ++i) gradients.data_ptr<float>()[i] = gradient(i, step);
+      for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
+        gradients.data_ptr<float>()[i] = gradient(i, step);
     }
     for (auto& shard : shards) shard->step(lr, divisor);
   }
@@ -74,12 +82,14 @@ void check(const OptimizerOptions& options, int world, double divisor = 1) {
       Formula formula{parameter(i)};
       for (int step = 0; step < steps; ++step) {
         const double g = gradient(i, step) / divisor;
-        options.name == "sgd" ? formula.sgd(options, g, lr, decay) : formula.adamw(options, g, lr, decay, step + 1);
+        options.name == "sgd" ? formula.sgd(options, g, lr, decay)
+                              : formula.adamw(options, g, lr, decay, step + 1);
       }
-      ASSERT_NEAR(trained.data_ptr<float>()[i], formula.theta, 2e-5) << options.name << " " << entry.name << " " << i;
+      ASSERT_NEAR(trained.data_ptr<float>()[i], formula.theta, 2e-5)
+          << options.name << " " << entry.name << " " << i;
     }
   }
-  for (size_t e = 0; e + 1 < line.entries().size(); ++e) {   // padding stays zero
+  for (size_t e = 0; e + 1 < line.entries().size(); ++e) {  // padding stays zero
     for (int64_t i = line.entries()[e].range.end; i < line.entries()[e + 1].range.begin; ++i) {
       ASSERT_EQ(trained.data_ptr<float>()[i], 0);
     }
@@ -108,14 +118,15 @@ TEST(Optimizer, FollowsTheFormulas) {
     check(sgd(0.9, true, 0.1), world);
     check(adamw(0.1), world);
   }
-  check(sgd(0.9, false, 0.1), 2, 3.0);   // clipped: the gradient is divided first
+  check(sgd(0.9, false, 0.1), 2, 3.0);  // clipped: the gradient is divided first
   check(adamw(0.1), 2, 3.0);
 }
 
 TEST(Optimizer, ShardsGiveTheBitsOfTheWhole) {
   for (const OptimizerOptions& options : {sgd(0.9, false, 0.1), adamw(0.1)}) {
     const at::Tensor whole = train(options, 1, 20, 0.01, 1);
-    for (const int world : {2, 3, 4, 7}) EXPECT_TRUE(whole.equal(train(options, world, 20, 0.01, 1))) << world;
+    for (const int world : {2, 3, 4, 7})
+      EXPECT_TRUE(whole.equal(train(options, world, 20, 0.01, 1))) << world;
   }
 }
 
@@ -136,7 +147,8 @@ TEST(Optimizer, StateIsOnlyOfTheOwnPart) {
   at::Tensor flat = at::zeros({line.size()}, at::kFloat);
   int64_t elements = 0;
   for (int rank = 0; rank < 2; ++rank) {
-    const auto shard = Optimizer::create(adamw(0), line, flat, flat, {FlatLayout::slice({0, line.size()}, rank, 2)});
+    const auto shard =
+        Optimizer::create(adamw(0), line, flat, flat, {FlatLayout::slice({0, line.size()}, rank, 2)});
     EXPECT_EQ(shard->moment_names(), (std::vector<std::string>{"exp_avg", "exp_avg_sq"}));
     for (const auto& segment : shard->segments()) elements += segment.moments[0].numel();
   }

@@ -19,7 +19,9 @@ ScheduleOptions cosine(double base_lr, Length warmup) {
   return options;
 }
 
-Progress at(int64_t samples, double seconds = 0) { return {samples, 0, seconds}; }
+Progress at(int64_t samples, double seconds = 0) {
+  return {samples, 0, seconds};
+}
 
 TEST(Schedule, AStepsRateIsTheScheduleAtTheSamplesSeenBeforeIt) {
   const Timeline timeline(1000, 100);
@@ -30,7 +32,7 @@ TEST(Schedule, AStepsRateIsTheScheduleAtTheSamplesSeenBeforeIt) {
   EXPECT_DOUBLE_EQ(schedule.at(at(3000)), 0.25);
   EXPECT_DOUBLE_EQ(schedule.at(at(2000)), 0.5 * 0.5 * (1 + std::cos(std::numbers::pi / 4)));
   EXPECT_NEAR(schedule.at(at(5000)), 0, 1e-15);
-  EXPECT_NEAR(schedule.at(at(9000)), 0, 1e-15);   // past the end it stays where it ended
+  EXPECT_NEAR(schedule.at(at(9000)), 0, 1e-15);  // past the end it stays where it ended
 }
 
 TEST(Schedule, FloorAndStartAreSharesOfThePeak) {
@@ -46,8 +48,8 @@ TEST(Schedule, FloorAndStartAreSharesOfThePeak) {
 
 TEST(Schedule, EveryUnitOfTheWarmupIsTheSameLength) {
   const Timeline timeline(1000, 100);
-  for (const Length& warmup : {Length{0.5, Unit::kEpochs}, Length{5, Unit::kBatches}, Length{500, Unit::kSamples},
-                               Length{0.125, Unit::kShare}}) {
+  for (const Length& warmup : {Length{0.5, Unit::kEpochs}, Length{5, Unit::kBatches},
+                               Length{500, Unit::kSamples}, Length{0.125, Unit::kShare}}) {
     const Schedule schedule(cosine(1, warmup), timeline, {4, Unit::kEpochs});
     EXPECT_DOUBLE_EQ(schedule.warmup(), 500) << to_string(warmup);
     EXPECT_DOUBLE_EQ(schedule.at(at(250)), 0.5) << to_string(warmup);

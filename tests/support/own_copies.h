@@ -5,22 +5,30 @@
 
 namespace rekindle {
 
-// Makes ranks that share memory behave as ranks that do not: every one has a copy of its own of what is otherwise
-// there once, so that what was not sent is not there. For tests on threads.
+// Makes ranks that share memory behave as ranks that do not: every one has a copy of its own of what is
+// otherwise there once, so that what was not sent is not there. For tests on threads.
 class OwnCopies : public Communicator {
  public:
   explicit OwnCopies(Communicator& inner) : Communicator(inner.rank(), inner.world()), inner_(inner) {}
 
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override { return inner_.allocate(numel, dtype); }
-  at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override { return inner_.allocate(numel, dtype); }
+  at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override {
+    return inner_.allocate(numel, dtype);
+  }
   bool shares_memory() const override { return false; }
-  void all_reduce(at::Tensor tensor, Op op, const char* name) override { inner_.all_reduce(tensor, op, name); }
+  void all_reduce(at::Tensor tensor, Op op, const char* name) override {
+    inner_.all_reduce(tensor, op, name);
+  }
   void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) override {
     inner_.reduce_scatter(flat, range, squares);
   }
   void join() override { inner_.join(); }
-  void all_gather(at::Tensor flat, Range range, const char* name) override { inner_.all_gather(flat, range, name); }
-  void broadcast(at::Tensor tensor, int root, const char* name) override { inner_.broadcast(tensor, root, name); }
+  void all_gather(at::Tensor flat, Range range, const char* name) override {
+    inner_.all_gather(flat, range, name);
+  }
+  void broadcast(at::Tensor tensor, int root, const char* name) override {
+    inner_.broadcast(tensor, root, name);
+  }
   void barrier(const char* name) override { inner_.barrier(name); }
   void abort() noexcept override { inner_.abort(); }
 

@@ -18,7 +18,9 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-at::Tensor filled(std::vector<int64_t> shape, float value) { return at::zeros(shape, at::kFloat).fill_(value); }
+at::Tensor filled(std::vector<int64_t> shape, float value) {
+  return at::zeros(shape, at::kFloat).fill_(value);
+}
 
 // A model of one rank: everything starts at its own value, so that what was not loaded is seen.
 NamedState model(int rank) {
@@ -37,7 +39,8 @@ class LoadWeights : public testing::Test {
     return path;
   }
 
-  // Loads on `world` ranks, with and without memory that they share; `look` sees each rank's state and report.
+  // Loads on `world` ranks, with and without memory that they share; `look` sees each rank's state and
+  // report.
   void load(int world, const std::filesystem::path& file, double min_loaded,
             const std::function<void(int, const NamedState&, const LoadReport&)>& look) {
     for (const bool shared : {true, false}) load(world, shared, file, min_loaded, look);
@@ -106,13 +109,14 @@ class BadWire : public OwnCopies {
 TEST_F(LoadWeights, ARankThatReceivedSomethingElseIsNamed) {
   const auto file = write(parent());
   EXPECT_THAT(error_of([&] {
-    run_as_threads(3, {}, [&](Communicator& threads) {
-      BadWire communicator(threads);
-      const NamedState state = model(communicator.rank());
-      const FlatParameters parameters(communicator, state.parameters);
-      load_weights(communicator, posix_file_system(), file, state, parameters.flat(), 1.0);
-    });
-  }), HasSubstr("rank 1 does not hold the same weights as rank 0"));
+                run_as_threads(3, {}, [&](Communicator& threads) {
+                  BadWire communicator(threads);
+                  const NamedState state = model(communicator.rank());
+                  const FlatParameters parameters(communicator, state.parameters);
+                  load_weights(communicator, posix_file_system(), file, state, parameters.flat(), 1.0);
+                });
+              }),
+              HasSubstr("rank 1 does not hold the same weights as rank 0"));
 }
 
 TEST_F(LoadWeights, WhatTheFileLacksIsFreshAndWhatTheModelLacksIsUnused) {
@@ -120,7 +124,7 @@ TEST_F(LoadWeights, WhatTheFileLacksIsFreshAndWhatTheModelLacksIsUnused) {
   other.parameters[1].first = "old.bias";
   load(2, write(other), 0.9, [&](int rank, const NamedState& state, const LoadReport& report) {
     EXPECT_TRUE(state.parameters[0].second.eq(2).all().item<bool>());
-    EXPECT_TRUE(state.parameters[1].second.eq(-1).all().item<bool>());   // rank 0's fresh values, everywhere
+    EXPECT_TRUE(state.parameters[1].second.eq(-1).all().item<bool>());  // rank 0's fresh values, everywhere
     if (rank != 0) return;
     EXPECT_THAT(report.fresh, ElementsAre("a.bias"));
     EXPECT_THAT(report.unused, ElementsAre("old.bias"));
@@ -137,8 +141,9 @@ TEST_F(LoadWeights, UnderTheFloorNothingIsTouched) {
     const NamedState state = model(communicator.rank());
     const FlatParameters parameters(communicator, state.parameters);
     EXPECT_THAT(error_of([&] {
-      load_weights(communicator, posix_file_system(), file, state, parameters.flat(), 0.95);
-    }), HasSubstr("too little would be loaded: 2 tensors, 2.4 %"));
+                  load_weights(communicator, posix_file_system(), file, state, parameters.flat(), 0.95);
+                }),
+                HasSubstr("too little would be loaded: 2 tensors, 2.4 %"));
     EXPECT_TRUE(state.parameters[1].second.eq(-1).all().item<bool>());
     communicator.barrier("looked");
   });
@@ -152,24 +157,27 @@ TEST_F(LoadWeights, AnotherShapeOrTypeIsAnErrorOnEveryRank) {
   EXPECT_THAT(error_of([&] { load(2, file, 0, nothing); }),
               HasSubstr("tensor 'a.weight' is [40, 30] in the file and [30, 40] in the model"));
   other.parameters[0].second = filled({30, 40}, 2).to(at::kHalf);
-  EXPECT_THAT(error_of([&] { load(2, write(other), 0, nothing); }), HasSubstr("is F16 in the file and F32 in the model"));
+  EXPECT_THAT(error_of([&] { load(2, write(other), 0, nothing); }),
+              HasSubstr("is F16 in the file and F32 in the model"));
 }
 
 TEST(CheckSame, ARankWithOtherWeightsIsNamed) {
   EXPECT_THAT(error_of([] {
-    run_as_threads(3, {}, [](Communicator& communicator) {
-      NamedState state;
-      state.buffers.emplace_back("x", filled({5}, communicator.rank() == 2 ? 1 : 0));
-      check_same(communicator, digest_of(state), "weights", "");
-    });
-  }), HasSubstr("rank 2 does not hold the same weights as rank 0"));
+                run_as_threads(3, {}, [](Communicator& communicator) {
+                  NamedState state;
+                  state.buffers.emplace_back("x", filled({5}, communicator.rank() == 2 ? 1 : 0));
+                  check_same(communicator, digest_of(state), "weights", "");
+                });
+              }),
+              HasSubstr("rank 2 does not hold the same weights as rank 0"));
 }
 
 TEST_F(LoadWeights, AParentIsFoundByAnyOfItsNames) {
   const auto file = write(parent());
   FileSystem& files = posix_file_system();
   EXPECT_EQ(find_parent(files, file.string(), "")->weights, file);
-  EXPECT_EQ(find_parent(files, directory_.path().string(), "")->weights, file);   // as Hugging Face lays it out
+  EXPECT_EQ(find_parent(files, directory_.path().string(), "")->weights,
+            file);  // as Hugging Face lays it out
   EXPECT_FALSE(find_parent(files, "promoted", directory_.path() / "line"));
   EXPECT_THAT(error_of([&] { find_parent(files, "promoted", ""); }), HasSubstr("no line"));
   EXPECT_THAT(error_of([&] { find_parent(files, "/nowhere", ""); }), HasSubstr("nothing to start from"));

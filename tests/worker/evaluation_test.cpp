@@ -42,8 +42,9 @@ TEST(Evaluate, EverySampleOnceAndTheSameOnAnyWorld) {
   }
   const auto path = directory.path() / "data.safetensors";
   const auto bytes = [](const auto& values) { return std::as_bytes(std::span(values)); };
-  safetensors::write(posix_file_system(), path, {{"x", safetensors::DType::kF32, {n, 2}, bytes(x)},
-                                                 {"y", safetensors::DType::kI64, {n}, bytes(y)}});
+  safetensors::write(
+      posix_file_system(), path,
+      {{"x", safetensors::DType::kF32, {n, 2}, bytes(x)}, {"y", safetensors::DType::kI64, {n}, bytes(y)}});
   DataOptions options;
   options.kind = "safetensors";
   options.increments.push_back({{}, {}, path, {}});

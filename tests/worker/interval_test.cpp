@@ -21,7 +21,7 @@ std::vector<int64_t> due_steps(const Length& length, const Timeline& timeline, i
 }
 
 TEST(Interval, CountsInItsOwnUnit) {
-  const Timeline timeline(1000, 300);   // 4 steps an epoch, the last smaller
+  const Timeline timeline(1000, 300);  // 4 steps an epoch, the last smaller
   EXPECT_EQ(due_steps({1, Unit::kEpochs}, timeline, 10), (std::vector<int64_t>{4, 8}));
   EXPECT_EQ(due_steps({3, Unit::kBatches}, timeline, 10), (std::vector<int64_t>{3, 6, 9}));
   EXPECT_EQ(due_steps({900, Unit::kSamples}, timeline, 8), (std::vector<int64_t>{3, 7}));

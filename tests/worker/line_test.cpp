@@ -22,7 +22,8 @@ class LineTest : public testing::Test {
   Job job(const std::string& place, const std::string& lr = "0.1") {
     const auto path = directory_.path() / "job.toml";
     std::ofstream(path) << "[data]\nkind = \"safetensors\"\npath = \"x.safetensors\"\n[batch]\nglobal = 8\n"
-                        << "[schedule]\nbase_lr = " << lr << "\n[run]\nduration = \"1ep\"\n" << place << "\n";
+                        << "[schedule]\nbase_lr = " << lr << "\n[run]\nduration = \"1ep\"\n"
+                        << place << "\n";
     return read_job(path);
   }
 
@@ -47,7 +48,8 @@ class LineTest : public testing::Test {
     card.classes = {"0", "1"};
     card.data_kind = "idx";
     auto records = write_documents(files_, path, state, lineage, card);
-    records.push_back(record_of(files_, path / names::kModel, safetensors::write(files_, path / names::kModel, {})));
+    records.push_back(
+        record_of(files_, path / names::kModel, safetensors::write(files_, path / names::kModel, {})));
     return store.publish(1, "a", records).digest;
   }
 
@@ -71,7 +73,8 @@ TEST_F(LineTest, ASecondRunOfALineIsRefusedAndTheLiveOneIsNamed) {
   RunPlace first(files_, one);
   const auto run = first.open();
   leave(run, one, "preempted");
-  EXPECT_THAT(error_of(ExitCode::kFailed, [&] { RunPlace(files_, one); }), HasSubstr(run.filename().string()));
+  EXPECT_THAT(error_of(ExitCode::kFailed, [&] { RunPlace(files_, one); }),
+              HasSubstr(run.filename().string()));
 }
 
 TEST_F(LineTest, AnUnfinishedRunOfTheSameJobIsTakenUpAndAnotherIsLeft) {
@@ -142,12 +145,12 @@ TEST_F(LineTest, PromotionIsCompareAndSwap) {
   const auto path = [&](const char* run) {
     return open_checkpoint(files_, line / run / "checkpoints" / names::step(1));
   };
-  EXPECT_TRUE(promote(files_, line, path("run1"), "a file from elsewhere"));   // nothing is served yet
+  EXPECT_TRUE(promote(files_, line, path("run1"), "a file from elsewhere"));  // nothing is served yet
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run1/checkpoints/step-000000001");
   EXPECT_FALSE(promote(files_, line, path("run2"), ""));
   EXPECT_FALSE(promote(files_, line, path("run2"), second));
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run1/checkpoints/step-000000001");
-  EXPECT_TRUE(promote(files_, line, path("run1"), ""));   // again: it serves already
+  EXPECT_TRUE(promote(files_, line, path("run1"), ""));  // again: it serves already
   EXPECT_TRUE(promote(files_, line, path("run2"), first));
   EXPECT_EQ(files_.read_link(line / names::kPromoted), "run2/checkpoints/step-000000001");
 }

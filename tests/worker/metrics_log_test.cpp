@@ -40,7 +40,7 @@ TEST(MetricsLog, OnlyAnEndThatIsDoneIsDone) {
   EXPECT_FALSE(ends_done(files, path));
   MetricsLog(files, path).write("end", {{"status", "preempted"}});
   EXPECT_FALSE(ends_done(files, path));
-  MetricsLog().write("step", {{"step", 1}});   // without a file it goes nowhere
+  MetricsLog().write("step", {{"step", 1}});  // without a file it goes nowhere
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ TEST(Compare, BoundsAreThoseOfThePairedDifference) {
   EXPECT_NEAR(*set.parent, 0.950, 1e-12);
   EXPECT_NEAR(*set.child, 0.980, 1e-12);
   EXPECT_NEAR(*set.difference, 0.030, 1e-12);
-  // Normal approximation: 0.03 -+ 1.96 sqrt((0.07 - 0.03^2) / 1000). Unpaired bounds would be as wide with half the say.
+  // Normal approximation: 0.03 -+ 1.96 sqrt((0.07 - 0.03^2) / 1000). Unpaired bounds would be as wide with
+  // half the say.
   EXPECT_NEAR(*set.low, 0.0137, 0.002);
   EXPECT_NEAR(*set.high, 0.0463, 0.002);
 }
@@ -65,6 +66,12 @@ TEST(Decide, ForgettingIsBounded) {
   EXPECT_EQ(decide(options, paired(1000, 0, 60), paired(1000, 60, 10)).verdict, "promoted");
 }
 
+TEST(Decide, WithoutNewDataTheGainIsAskedForOnTheOld) {
+  EXPECT_EQ(decide({}, paired(1000, 60, 10), {}).verdict, "promoted");
+  EXPECT_EQ(decide({}, paired(1000, 5, 7), {}).verdict,
+            "inconclusive");  // within max_forgetting, but no gain
+}
+
 TEST(Decide, ThePolicySaysWhichWayInconclusiveFalls) {
   VerdictOptions options;
   options.promote_if_inconclusive = true;
@@ -94,9 +101,11 @@ TEST(VerdictJson, HasTheFieldsThatScriptsRead) {
   Verdict verdict = decide({}, paired(100, 0, 0), paired(100, 30, 0));
   verdict.child = "c";
   const nlohmann::ordered_json json = to_json(verdict);
-  for (const char* key : {"verdict", "metric", "reason", "parent", "child", "old", "new"}) EXPECT_TRUE(json.contains(key));
+  for (const char* key : {"verdict", "metric", "reason", "parent", "child", "old", "new"})
+    EXPECT_TRUE(json.contains(key));
   EXPECT_TRUE(json["parent"].is_null());
-  for (const char* key : {"n", "parent", "child", "difference", "low", "high"}) EXPECT_TRUE(json["new"].contains(key));
+  for (const char* key : {"n", "parent", "child", "difference", "low", "high"})
+    EXPECT_TRUE(json["new"].contains(key));
 }
 
 }  // namespace
