@@ -14,4 +14,4 @@ jobs() {
 
 scripts/setup.sh
 quietly "configure" cmake --preset release
-cmake --build --preset release --parallel "$(jobs)"
+cmake --build --preset release --parallel "$(jobs)" ${1:+--target "$@"}   # all of it, or what was asked for

@@ -45,7 +45,7 @@ newest_run() {
   echo "${runs[-1]%/}"
 }
 
-scripts/build.sh
+scripts/build.sh rekindle rekindle-worker
 line=$(fresh_line)
 
 retrain "Day 1: two workers, nothing is promoted yet" "run.line=$line" "${first_day[@]}" "${every_day[@]}"

@@ -81,7 +81,7 @@ def main():
         ("steps", *(str(run.end["step"]) for run in (day1, warm, cold))),
         ("seconds of training", *(f"{run.end['seconds']:.1f}" for run in (day1, warm, cold))),
         (f"steps to {100 * target:.2f} % on validation", "", steps_to(warm, target), steps_to(cold, target)),
-        ("steps to a point less", "", steps_to(warm, target - 0.01), steps_to(cold, target - 0.01)),
+        ("steps to within a point of that", "", steps_to(warm, target - 0.01), steps_to(cold, target - 0.01)),
         ("verdict", day1.verdict["verdict"], warm.verdict["verdict"], f"{cold.verdict['verdict']} (outside the line)"),
     ])
     print(f"\n{100 * target:.2f} % is what the cold run ended with on validation data.")
