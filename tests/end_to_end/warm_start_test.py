@@ -196,6 +196,26 @@ class Retraining(harness.Case):
         self.assertEqual(verdict["verdict"], "kept-parent")
         self.assertEqual(self.served(), served)
 
+    def test_forgetting_that_cannot_be_measured(self):
+        """Without the parent's data nobody knows what a child forgot, so it does not replace its parent."""
+        day1 = self.train_day_1()
+        served = self.served()
+        result = self.run_well(self.job, 'data.increments=["day2.safetensors"]', workers=2)
+        self.assert_says(result, "1 of the 1 increments that the parent was trained on are not in this job")
+        verdict = self.verdict(self.newest())
+        self.assertEqual((verdict["verdict"], verdict["old"]["n"], verdict["promoted"]), ("inconclusive", 0, False))
+        self.assertIn("forgetting cannot be measured", verdict["reason"])
+        self.assertEqual(self.served(), served)
+
+        # What the weights were trained on is inherited: to a grandchild the first day's data are old.
+        self.run_well(self.job, 'data.increments=["day2.safetensors"]', "verdict.if_inconclusive=promote", "run.seed=2",
+                      workers=2)
+        self.assertNotEqual(self.served(), served)
+        self.run_well(self.job, 'data.increments=["day1.safetensors"]', "run.seed=3", workers=2)
+        self.assertGreater(self.verdict(self.newest())["old"]["n"], 0)
+        self.assertEqual(self.verdict(self.newest())["new"]["n"], 0)
+        self.assertEqual(harness.runs(self.line)[0], day1)
+
     def test_loss_decides(self):
         self.train_day_1()
         self.train_day_2("verdict.metric=loss", "verdict.max_forgetting=1")
