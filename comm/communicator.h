@@ -53,7 +53,7 @@ class Communicator {
   virtual void reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) = 0;
 
   // Starts giving every rank the others' slices of `tensor[range]`, cut at multiples of `unit` elements;
-  // complete once join() returns. `tensor` comes from allocate_shared(), or is any other contiguous one.
+  // complete once join() returns. `tensor` comes from allocate_shared() or allocate().
   virtual void all_gather(at::Tensor tensor, Range range, int64_t unit) = 0;
 
   // Waits for all that was started; `name` is that of the wait. On a GPU it is the current stream that waits.
@@ -64,7 +64,7 @@ class Communicator {
   virtual void barrier(const char* name) = 0;
 
   // A communicator of the ranks that give the same `group`, in their order here.
-  virtual std::unique_ptr<Communicator> split(int group) = 0;
+  virtual std::unique_ptr<Communicator> split(int group);
 
   // Makes the other ranks' waits end with an error that names this one. Not collective.
   virtual void abort() noexcept = 0;

@@ -74,6 +74,13 @@ int SumPlan::first_leaf(int rank) const {
   return leaves_ * rank / world_;
 }
 
+SumOrder SumPlan::order_of_leaves() const {
+  if (!is_tree_) return order_of_ranks(world_);
+  std::vector<Subtree> all;
+  for (int leaf = 0; leaf < leaves_; ++leaf) all.push_back({leaf, 1});
+  return order_of_tree({0, leaves_}, all);
+}
+
 int SumPlan::most_parts() const {
   size_t most = 0;
   for (const auto& parts : parts_) most = std::max(most, parts.size());

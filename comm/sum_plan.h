@@ -27,8 +27,8 @@ SumOrder order_of_ranks(int sources);  // ((0 + 1) + 2) + ...
 SumOrder order_of_tree(Subtree whole, std::span<const Subtree> there);
 
 // In which order the gradients of a step are added, over all ranks. The global batch is cut into `leaves`
-// parts, each of which gives one gradient, and a rank computes a contiguous range of them. What it hands in is
-// one or more partial sums of these, its parts.
+// parts, each of which gives one gradient, and a rank computes a contiguous range of them. What it hands in
+// is one or more partial sums of these, its parts.
 //
 // In the order of the ranks, the leaves are the ranks. With a tree, the sum is that of one complete binary
 // tree over the leaves, so its bits do not depend on how many ranks there are: a rank hands in the maximal
@@ -42,10 +42,11 @@ class SumPlan {
   int leaves() const { return leaves_; }
   bool is_tree() const { return is_tree_; }
 
-  int first_leaf(int rank) const;                      // of rank's range, which ends at that of rank + 1
+  int first_leaf(int rank) const;  // of rank's range, which ends at that of rank + 1
   const std::vector<Subtree>& parts(int rank) const { return parts_[rank]; }
-  int most_parts() const;                              // of any rank
-  const SumOrder& order() const { return order_; }     // over all parts of all ranks, by rank, then part
+  int most_parts() const;                           // of any rank
+  const SumOrder& order() const { return order_; }  // over all parts of all ranks, by rank, then part
+  SumOrder order_of_leaves() const;                 // over all leaves one by one
 
  private:
   SumPlan(int leaves, int world, bool is_tree);
