@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string>
 
+#include "comm/combine.h"
 #include "comm/sum.h"
 #include "core/error.h"
 
@@ -14,6 +15,7 @@ namespace rekindle {
 namespace {
 
 constexpr size_t kStaging = 256 << 10;  // bytes of one buffer: fits the second-level cache
+constexpr int64_t kLine = 64;           // elements: shares begin at cache lines, whatever the type
 
 int type_of(const at::Tensor& tensor) {
   return static_cast<int>(tensor.scalar_type());
@@ -25,35 +27,28 @@ void check(const at::Tensor& tensor, const char* name) {
   }
 }
 
-template <typename T>
-void combine(const std::vector<const std::byte*>& sources, std::byte* out, int64_t count,
-             Communicator::Op op) {
-  std::vector<const T*> typed;
-  for (const std::byte* source : sources) typed.push_back(reinterpret_cast<const T*>(source));
-  T* result = reinterpret_cast<T*>(out);
-  if (op == Communicator::Op::kSum) return sum(result, std::span<const T* const>(typed), count);
-  for (int64_t i = 0; i < count; ++i) {
-    T most = typed[0][i];
-    for (size_t s = 1; s < typed.size(); ++s) most = std::max(most, typed[s][i]);
-    result[i] = most;
+Element element_of(const at::Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return Element::kFloat32;
+    case at::kDouble:
+      return Element::kFloat64;
+    case at::kBFloat16:
+      return Element::kBfloat16;
+    case at::kHalf:
+      return Element::kFloat16;
+    case at::kLong:
+      return Element::kInt64;
+    case at::kByte:
+      return Element::kUint8;
+    default:
+      throw Error(std::string("'") + name + "': elements of type " + at::toString(tensor.scalar_type()) +
+                  " are not reduced");
   }
 }
 
-void combine(at::ScalarType dtype, const std::vector<const std::byte*>& sources, std::byte* out,
-             int64_t count, Communicator::Op op, const char* name) {
-  switch (dtype) {
-    case at::kFloat:
-      return combine<float>(sources, out, count, op);
-    case at::kDouble:
-      return combine<double>(sources, out, count, op);
-    case at::kLong:
-      return combine<int64_t>(sources, out, count, op);
-    case at::kByte:
-      return combine<uint8_t>(sources, out, count, op);
-    default:
-      throw Error(std::string("'") + name + "': elements of type " + at::toString(dtype) +
-                  " are not reduced");
-  }
+Reduction reduction_of(Communicator::Op op) {
+  return op == Communicator::Op::kSum ? Reduction::kSum : Reduction::kMax;
 }
 
 }  // namespace
@@ -95,35 +90,36 @@ std::byte* NodeCommunicator::staging(int rank, uint64_t use) const {
 
 void NodeCommunicator::all_reduce(at::Tensor tensor, Op op, const char* name) {
   check(tensor, name);
+  const Element element = element_of(tensor, name);
   const Allocation* allocation = find(tensor);
-  if (allocation == nullptr || allocation->one_for_all || tensor.nbytes() <= kStaging) {
-    return reduce_staged(tensor, op, name);
+  if (allocation != nullptr && !allocation->one_for_all) {
+    reduce_in_place(tensor, element, op, *allocation, name);
+  } else {
+    reduce_staged(tensor, element, op, name);
   }
-  // Large and where all can read it: each rank combines its share in place, then fetches the others'.
-  const size_t offset = static_cast<std::byte*>(tensor.data_ptr()) - allocation->region[rank()];
-  const int64_t size = tensor.element_size(), count = tensor.numel();
-  const auto cut = [&](int r) { return count * r / world(); };
-  const auto address = [&](int owner, int64_t element) {
-    return allocation->region[owner] + offset + element * size;
-  };
+}
+
+// Each rank combines its share where it lies and writes it to every rank's memory, in one pass: what is
+// written was just read, so it is in the cache.
+void NodeCommunicator::reduce_in_place(const at::Tensor& tensor, Element element, Op op,
+                                       const Allocation& allocation, const char* name) {
+  const ptrdiff_t offset = static_cast<std::byte*>(tensor.data_ptr()) - allocation.region[rank()];
+  const int64_t size = size_of(element), count = tensor.numel();
+  const auto cut = [&](int r) { return r == world() ? count : count * r / world() / kLine * kLine; };
+  std::vector<std::byte*> shares;
+  for (std::byte* region : allocation.region) shares.push_back(region + offset + cut(rank()) * size);
 
   group_->wait(group_->post('R', type_of(tensor), count), name);
-  std::vector<const std::byte*> sources;
-  for (int r = 0; r < world(); ++r) sources.push_back(address(r, cut(rank())));
-  combine(tensor.scalar_type(), sources, address(rank(), cut(rank())), cut(rank() + 1) - cut(rank()), op,
-          name);
+  const std::vector<const std::byte*> sources(shares.begin(), shares.end());
+  combine(element, reduction_of(op), sources, shares, cut(rank() + 1) - cut(rank()));
   group_->wait(group_->post('r'), name);
-  for (int r = 0; r < world(); ++r) {
-    if (r != rank()) std::memcpy(address(rank(), cut(r)), address(r, cut(r)), (cut(r + 1) - cut(r)) * size);
-  }
-  barrier(name);  // nobody writes what another still fetches
 }
 
 // A rank may write the buffer of use k once all have read that of use k - 2: they have, when they posted use
 // k - 1.
-void NodeCommunicator::reduce_staged(at::Tensor& tensor, Op op, const char* name) {
+void NodeCommunicator::reduce_staged(at::Tensor& tensor, Element element, Op op, const char* name) {
   auto* at = static_cast<std::byte*>(tensor.data_ptr());
-  const int64_t size = tensor.element_size(), chunk = static_cast<int64_t>(kStaging) / size;
+  const int64_t size = size_of(element), chunk = static_cast<int64_t>(kStaging) / size;
   std::vector<const std::byte*> sources(world());
   for (int64_t begin = 0; begin < std::max<int64_t>(tensor.numel(), 1); begin += chunk) {
     const int64_t count = std::min(chunk, tensor.numel() - begin);
@@ -131,7 +127,8 @@ void NodeCommunicator::reduce_staged(at::Tensor& tensor, Op op, const char* name
     std::memcpy(staging(rank(), use), at + begin * size, count * size);
     group_->wait(group_->post('S', type_of(tensor), count), name);
     for (int r = 0; r < world(); ++r) sources[r] = staging(r, use);
-    combine(tensor.scalar_type(), sources, at + begin * size, count, op, name);
+    std::byte* const result = at + begin * size;
+    combine(element, reduction_of(op), sources, {&result, 1}, count);
   }
 }
 
@@ -159,21 +156,21 @@ void NodeCommunicator::progress() {
   }
 }
 
-void NodeCommunicator::reduce_slice(const Reduction& reduction) {
+void NodeCommunicator::reduce_slice(const Reducing& reducing) {
   const auto row = [&](int r, size_t part) {
-    return reinterpret_cast<float*>(reduction.allocation->region[r]) +
-           static_cast<int64_t>(part) * reduction.row;
+    return reinterpret_cast<float*>(reducing.allocation->region[r]) +
+           static_cast<int64_t>(part) * reducing.row;
   };
   std::vector<const float*> rows;
   for (int r = 0; r < world(); ++r) {
-    for (size_t part = 0; part < reduction.plan->parts(r).size(); ++part) rows.push_back(row(r, part));
+    for (size_t part = 0; part < reducing.plan->parts(r).size(); ++part) rows.push_back(row(r, part));
   }
   std::vector<const float*> sources(rows.size());
-  for (int64_t at = reduction.slice.begin; at < reduction.slice.end; at += kBlock) {
+  for (int64_t at = reducing.slice.begin; at < reducing.slice.end; at += kBlock) {
     for (size_t s = 0; s < rows.size(); ++s) sources[s] = rows[s] + at;
     float* mine = row(rank(), 0) + at;
-    sum(mine, std::span<const float* const>(sources), reduction.plan->order(), kBlock);
-    reduction.squares[at / kBlock] = sum_of_squares(mine, kBlock);  // while the block is still in the cache
+    sum(mine, std::span<const float* const>(sources), reducing.plan->order(), kBlock);
+    reducing.squares[at / kBlock] = sum_of_squares(mine, kBlock);  // while the block is still in the cache
   }
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "comm/combine.h"
 #include "comm/communicator.h"
 #include "comm/shared_group.h"
 
@@ -46,7 +47,7 @@ class NodeCommunicator : public Communicator {
     size_t bytes;
     bool one_for_all;
   };
-  struct Reduction {  // that was started
+  struct Reducing {  // that was started
     uint64_t operation;
     const Allocation* allocation;
     int64_t row;  // elements in one
@@ -65,8 +66,10 @@ class NodeCommunicator : public Communicator {
   at::Tensor allocate_region(int64_t numel, at::ScalarType dtype, bool one_for_all);
   const Allocation* find(const at::Tensor& tensor) const;
   std::byte* staging(int rank, uint64_t use) const;
-  void reduce_staged(at::Tensor& tensor, Op op, const char* name);
-  void reduce_slice(const Reduction& reduction);
+  void reduce_in_place(const at::Tensor& tensor, Element element, Op op, const Allocation& allocation,
+                       const char* name);
+  void reduce_staged(at::Tensor& tensor, Element element, Op op, const char* name);
+  void reduce_slice(const Reducing& reducing);
   void progress();
   void fetch(const Gathering& gathering);
 
@@ -74,7 +77,7 @@ class NodeCommunicator : public Communicator {
   Region staging_;  // two buffers a rank, used in turn
   uint64_t staged_ = 0;
   std::deque<Allocation> allocations_;
-  std::deque<Reduction> reductions_;
+  std::deque<Reducing> reductions_;
   std::deque<Gathering> gatherings_;
 };
 
