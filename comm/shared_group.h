@@ -18,19 +18,23 @@ namespace rekindle {
 // time.
 class SharedGroup {
  public:
-  static constexpr int kMostOutstanding =
-      512;  // operations that a rank may post before it waits for the first
+  // Operations that a rank may post before it waits for the first.
+  static constexpr int kMostOutstanding = 512;
 
   static size_t bytes_for(int world);
-  SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline);
+  // `crowd` is how many ranks this machine runs, of which these may be some; 0: these. An abort of `parent`,
+  // which outlives this object, ends these ranks' waits too.
+  SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline, int crowd = 0,
+              const SharedGroup* parent = nullptr);
   SharedGroup(const SharedGroup&) = delete;
   SharedGroup& operator=(const SharedGroup&) = delete;
 
   int rank() const { return rank_; }
   int world() const { return world_; }
 
-  // What this rank does next: `kind` (a letter), element type and count. Returns the operation's number.
-  uint64_t post(char kind, int type = 0, int64_t count = 0);
+  // What this rank does next: `kind` (a letter), element type, count, and where these elements begin: all
+  // that must be the same on every rank. Returns the operation's number.
+  uint64_t post(char kind, int type = 0, int64_t count = 0, int64_t begin = 0);
 
   // Whether every rank has posted that operation. Throws Error if one posted another in its place.
   bool complete(uint64_t operation) const;
@@ -43,17 +47,22 @@ class SharedGroup {
   void abort() noexcept;
 
  private:
+  using Time = std::chrono::steady_clock::time_point;
   struct State;
   bool all_posted(uint64_t operation) const;
   void check_same(uint64_t operation) const;
   void check_aborted(const char* name) const;
+  bool may_spin(Time now);
   void sleep_until_complete(uint64_t operation, const char* name);
   [[noreturn]] void miss_deadline(uint64_t operation, const char* name) const;
 
   State* state_;
   int rank_, world_;
   std::chrono::milliseconds deadline_;
+  const SharedGroup* parent_;
   std::chrono::microseconds spin_;
+  Time watched_since_{}, rest_until_{};
+  int64_t preemptions_ = 0;  // of this thread, at watched_since_
 };
 
 }  // namespace rekindle
