@@ -2,10 +2,12 @@
 #include "comm/node_communicator.h"
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "comm/combine.h"
 #include "comm/sum.h"
@@ -27,6 +29,15 @@ void check(const at::Tensor& tensor, const char* name) {
   }
 }
 
+Reduction reduction_of(Communicator::Op op) {
+  return op == Communicator::Op::kSum ? Reduction::kSum : Reduction::kMax;
+}
+
+// The ids of allocations are this far apart, so that an offset in bytes can be added.
+constexpr int64_t kIdStride = int64_t{1} << 44;
+
+}  // namespace
+
 Element element_of(const at::Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
     case at::kFloat:
@@ -47,14 +58,20 @@ Element element_of(const at::Tensor& tensor, const char* name) {
   }
 }
 
-Reduction reduction_of(Communicator::Op op) {
-  return op == Communicator::Op::kSum ? Reduction::kSum : Reduction::kMax;
+std::vector<int> members_of_group(Communicator& communicator, int group) {
+  at::Tensor groups = at::zeros({communicator.world()}, at::kLong);
+  auto* of = groups.data_ptr<int64_t>();
+  of[communicator.rank()] = group;
+  communicator.all_reduce(groups, Communicator::Op::kSum, "split");
+  std::vector<int> members;
+  for (int r = 0; r < communicator.world(); ++r) {
+    if (of[r] == group) members.push_back(r);
+  }
+  return members;
 }
 
-}  // namespace
-
-void NodeCommunicator::meet(std::byte* group_memory, std::chrono::milliseconds deadline) {
-  group_ = std::make_unique<SharedGroup>(group_memory, rank(), world(), deadline);
+void NodeCommunicator::meet(std::byte* group_memory, SharedGroup::Setting setting) {
+  group_ = std::make_unique<SharedGroup>(group_memory, rank(), world(), std::move(setting));
   staging_ = map_region(2 * kStaging, false);
 }
 
@@ -63,7 +80,8 @@ at::Tensor NodeCommunicator::allocate_region(int64_t numel, at::ScalarType dtype
   const size_t bytes = std::max<size_t>(static_cast<size_t>(numel) * at::elementSize(dtype), 64);
   group_->wait(group_->post('A', static_cast<int>(dtype), numel),
                "allocate");  // before anyone maps another size
-  allocations_.push_back({map_region(bytes, one_for_all), bytes, one_for_all});
+  const int64_t id = static_cast<int64_t>(allocations_.size()) * kIdStride;
+  allocations_.push_back({map_region(bytes, one_for_all), bytes, one_for_all, id});
   return at::from_blob(allocations_.back().region[rank()], {numel}, at::TensorOptions().dtype(dtype));
 }
 
@@ -82,6 +100,19 @@ const NodeCommunicator::Allocation* NodeCommunicator::find(const at::Tensor& ten
     if (at >= mine && at < mine + allocation.bytes) return &allocation;
   }
   return nullptr;
+}
+
+NodeCommunicator::Place NodeCommunicator::place_of(const at::Tensor& tensor, const char* name) const {
+  check(tensor, name);
+  const Allocation* allocation = find(tensor);
+  if (allocation == nullptr) {
+    throw Error(std::string("'") + name + "' takes memory from allocate() or allocate_shared()");
+  }
+  const ptrdiff_t offset =
+      static_cast<const std::byte*>(tensor.const_data_ptr()) - allocation->region[rank()];
+  Place place{{}, allocation->one_for_all, allocation->id + offset};
+  for (std::byte* region : allocation->region) place.address.push_back(region + offset);
+  return place;
 }
 
 std::byte* NodeCommunicator::staging(int rank, uint64_t use) const {
@@ -109,7 +140,7 @@ void NodeCommunicator::reduce_in_place(const at::Tensor& tensor, Element element
   std::vector<std::byte*> shares;
   for (std::byte* region : allocation.region) shares.push_back(region + offset + cut(rank()) * size);
 
-  group_->wait(group_->post('R', type_of(tensor), count), name);
+  group_->wait(group_->post('R', type_of(tensor), count, allocation.id + offset), name);
   const std::vector<const std::byte*> sources(shares.begin(), shares.end());
   combine(element, reduction_of(op), sources, shares, cut(rank() + 1) - cut(rank()));
   group_->wait(group_->post('r'), name);
@@ -142,7 +173,7 @@ void NodeCommunicator::reduce_scatter(at::Tensor parts, Range range, const SumPl
     group_->wait(reductions_.front().operation, "reduce_scatter");
     progress();
   }
-  const uint64_t operation = group_->post('G', type_of(parts), range.size());
+  const uint64_t operation = group_->post('G', type_of(parts), range.size(), allocation->id + range.begin);
   reductions_.push_back({operation, allocation, parts.size(1), FlatLayout::slice(range, rank(), world()),
                          &plan, squares.data_ptr<double>()});
   progress();
@@ -179,7 +210,8 @@ void NodeCommunicator::all_gather(at::Tensor tensor, Range range, int64_t unit) 
   const Allocation* allocation = find(tensor);
   if (allocation == nullptr) throw Error("all_gather takes memory from allocate() or allocate_shared()");
   if (gatherings_.size() >= SharedGroup::kMostOutstanding / 2) join("all_gather");
-  gatherings_.push_back({group_->post('P', type_of(tensor), range.size()), allocation, tensor, range, unit});
+  const uint64_t operation = group_->post('P', type_of(tensor), range.size(), allocation->id + range.begin);
+  gatherings_.push_back({operation, allocation, tensor, range, unit});
 }
 
 // Copies the others' slices to here, where they are not here already.
@@ -219,7 +251,7 @@ void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) 
   auto* at = static_cast<std::byte*>(tensor.data_ptr());
   const size_t bytes = tensor.nbytes();
   if (allocation != nullptr) {
-    group_->wait(group_->post('B', type_of(tensor), tensor.numel()), name);
+    group_->wait(group_->post('B', type_of(tensor), tensor.numel(), root), name);
     const size_t offset = at - allocation->region[rank()];
     if (rank() != root) std::memcpy(at, allocation->region[root] + offset, bytes);
     return barrier(name);
@@ -228,9 +260,25 @@ void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) 
     const size_t count = std::min(kStaging, bytes - begin);
     const uint64_t use = staged_++;
     if (rank() == root) std::memcpy(staging(root, use), at + begin, count);
-    group_->wait(group_->post('b', type_of(tensor), static_cast<int64_t>(count)), name);
+    group_->wait(group_->post('b', type_of(tensor), static_cast<int64_t>(count), root), name);
     if (rank() != root) std::memcpy(at + begin, staging(root, use), count);
   }
+}
+
+std::unique_ptr<NodeCommunicator> NodeCommunicator::split_node(int group) {
+  const std::vector<int> members = members_of_group(*this, group);
+  const auto me = std::find(members.begin(), members.end(), rank());
+  return split_off(members, static_cast<int>(me - members.begin()));
+}
+
+SharedGroup::Setting NodeCommunicator::setting_of(const std::vector<int>& members) const {
+  SharedGroup::Setting setting = group_->setting();
+  std::vector<int> names;
+  for (const int member : members) names.push_back(setting.names.empty() ? member : setting.names[member]);
+  setting.names = std::move(names);
+  setting.crowd = std::max(setting.crowd, world());
+  setting.parent = group_.get();
+  return setting;
 }
 
 void NodeCommunicator::barrier(const char* name) {

@@ -80,17 +80,12 @@ size_t SharedGroup::bytes_for(int world) {
   return sizeof(State) + static_cast<size_t>(world) * sizeof(RankState);
 }
 
-SharedGroup::SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline,
-                         int crowd, const SharedGroup* parent)
-    : state_(reinterpret_cast<State*>(memory)),
-      rank_(rank),
-      world_(world),
-      deadline_(deadline),
-      parent_(parent) {
+SharedGroup::SharedGroup(std::byte* memory, int rank, int world, Setting setting)
+    : state_(reinterpret_cast<State*>(memory)), rank_(rank), world_(world), setting_(std::move(setting)) {
   static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
   // With a processor for every rank the others arrive soon and sleeping would cost more than it frees.
   // With fewer, spinning takes the processor from the very rank that is waited for.
-  spin_ = std::chrono::microseconds(std::max(world, crowd) <= usable_cpus() ? 200 : 0);
+  spin_ = std::chrono::microseconds(std::max(world, setting_.crowd) <= usable_cpus() ? 200 : 0);
 }
 
 uint64_t SharedGroup::post(char kind, int type, int64_t count, int64_t begin) {
@@ -125,19 +120,19 @@ void SharedGroup::check_same(uint64_t operation) const {
   };
   for (int rank = 0; rank < world_; ++rank) {
     if (what(rank) == what(rank_) && begin(rank) == begin(rank_)) continue;
-    throw Error("ranks disagree about what comes next: rank " + std::to_string(rank_) + " is at " +
-                    describe(what(rank_), begin(rank_)) + ", rank " + std::to_string(rank) + " at " +
+    throw Error("ranks disagree about what comes next: " + called(rank_) + " is at " +
+                    describe(what(rank_), begin(rank_)) + ", " + called(rank) + " at " +
                     describe(what(rank), begin(rank)),
-                {"rank " + std::to_string(rank_), "every rank must make the same calls in the same order"});
+                {called(rank_), "every rank must make the same calls in the same order"});
   }
 }
 
 void SharedGroup::check_aborted(const char* name) const {
-  if (parent_ != nullptr) parent_->check_aborted(name);
+  if (setting_.parent != nullptr) setting_.parent->check_aborted(name);
   const int by = state_->aborted_by.load(std::memory_order_relaxed);
   if (by == 0 || by == rank_ + 1) return;
-  throw Error("rank " + std::to_string(by - 1) + " failed while this rank waited in '" + name + "'",
-              {"rank " + std::to_string(rank_), "the cause is in the log of rank " + std::to_string(by - 1)});
+  throw Error(called(by - 1) + " failed while this rank waited in '" + name + "'",
+              {called(rank_), "the cause is in the log of " + called(by - 1)});
 }
 
 bool SharedGroup::complete(uint64_t operation) const {
@@ -186,7 +181,7 @@ void SharedGroup::sleep_until_complete(uint64_t operation, const char* name) {
     std::memcpy(&word, text + i * sizeof word, sizeof word);
     state_->ranks[rank_].name[i].store(word, std::memory_order_relaxed);
   }
-  const auto end = Clock::now() + deadline_;
+  const auto end = Clock::now() + setting_.deadline;
   // The timeout of one sleep bounds how late an abort is noticed; a post wakes at once.
   const timespec at_most{0, 20'000'000};
   while (true) {
@@ -201,6 +196,10 @@ void SharedGroup::sleep_until_complete(uint64_t operation, const char* name) {
   }
 }
 
+std::string SharedGroup::called(int rank) const {
+  return "rank " + std::to_string(setting_.names.empty() ? rank : setting_.names[rank]);
+}
+
 void SharedGroup::miss_deadline(uint64_t operation, const char* name) const {
   std::vector<std::string> missing;
   for (int rank = 0; rank < world_; ++rank) {
@@ -211,13 +210,11 @@ void SharedGroup::miss_deadline(uint64_t operation, const char* name) const {
       const uint64_t word = other.name[i].load(std::memory_order_relaxed);
       std::memcpy(text + i * sizeof word, &word, sizeof word);
     }
-    missing.push_back("rank " + std::to_string(rank) +
-                      (*text ? std::string(" (last slept in '") + text + "')" : ""));
+    missing.push_back(called(rank) + (*text ? std::string(" (last slept in '") + text + "')" : ""));
   }
-  throw Error(
-      "'" + std::string(name) + "' was not reached within " + std::to_string(deadline_.count() / 1000.0) +
-          " s by " + enumerate(missing),
-      {"rank " + std::to_string(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
+  throw Error("'" + std::string(name) + "' was not reached within " +
+                  std::to_string(setting_.deadline.count() / 1000.0) + " s by " + enumerate(missing),
+              {called(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
 }
 
 void SharedGroup::abort() noexcept {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rekindle {
 
@@ -21,16 +22,21 @@ class SharedGroup {
   // Operations that a rank may post before it waits for the first.
   static constexpr int kMostOutstanding = 512;
 
+  struct Setting {
+    std::chrono::milliseconds deadline;
+    int crowd = 0;                // how many ranks this machine runs, of which these may be some; 0: these
+    std::vector<int> names = {};  // what the ranks are called in errors; empty: 0, 1, ...
+    const SharedGroup* parent = nullptr;  // an abort there ends waits here too; it outlives this object
+  };
+
   static size_t bytes_for(int world);
-  // `crowd` is how many ranks this machine runs, of which these may be some; 0: these. An abort of `parent`,
-  // which outlives this object, ends these ranks' waits too.
-  SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline, int crowd = 0,
-              const SharedGroup* parent = nullptr);
+  SharedGroup(std::byte* memory, int rank, int world, Setting setting);
   SharedGroup(const SharedGroup&) = delete;
   SharedGroup& operator=(const SharedGroup&) = delete;
 
   int rank() const { return rank_; }
   int world() const { return world_; }
+  const Setting& setting() const { return setting_; }
 
   // What this rank does next: `kind` (a letter), element type, count, and where these elements begin: all
   // that must be the same on every rank. Returns the operation's number.
@@ -54,12 +60,12 @@ class SharedGroup {
   void check_aborted(const char* name) const;
   bool may_spin(Time now);
   void sleep_until_complete(uint64_t operation, const char* name);
+  std::string called(int rank) const;
   [[noreturn]] void miss_deadline(uint64_t operation, const char* name) const;
 
   State* state_;
   int rank_, world_;
-  std::chrono::milliseconds deadline_;
-  const SharedGroup* parent_;
+  Setting setting_;
   std::chrono::microseconds spin_;
   Time watched_since_{}, rest_until_{};
   int64_t preemptions_ = 0;  // of this thread, at watched_since_

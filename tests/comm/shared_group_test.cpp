@@ -34,7 +34,7 @@ std::vector<std::string> run(int world, milliseconds deadline, const Main& rank_
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world; ++rank) {
     threads.emplace_back([&, rank] {
-      SharedGroup group(memory.get(), rank, world, deadline);
+      SharedGroup group(memory.get(), rank, world, {.deadline = deadline});
       try {
         rank_main(group);
       } catch (const Error& error) {
@@ -109,10 +109,24 @@ TEST(SharedGroup, AnAbortEndsTheWaitsOfTheGroupsWithinToo) {
   Memory within(SharedGroup::bytes_for(2));
   const auto errors = run(3, milliseconds(60000), [&](SharedGroup& group) {
     if (group.rank() == 2) return group.abort();
-    SharedGroup two(within.get(), group.rank(), 2, milliseconds(60000), 3, &group);
+    SharedGroup two(within.get(), group.rank(), 2,
+                    {.deadline = milliseconds(60000), .crowd = 3, .names = {5, 7}, .parent = &group});
     if (group.rank() == 0) two.wait(two.post('a'), "sum of two");
   });
   EXPECT_THAT(errors[0], HasSubstr("rank 2 failed while this rank waited in 'sum of two'"));
+}
+
+TEST(SharedGroup, RanksAreCalledAsTheyAreInTheWorld) {
+  Memory within(SharedGroup::bytes_for(2));
+  SharedGroup two(within.get(), 0, 2,
+                  {.deadline = milliseconds(50), .crowd = 0, .names = {4, 7}, .parent = nullptr});
+  try {
+    two.wait(two.post('a'), "sum of two");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("by rank 7"));
+    EXPECT_EQ(error.details().where, "rank 4");
+  }
 }
 
 }  // namespace
