@@ -113,6 +113,7 @@ Trainer::Step Trainer::train_step() {
   for (const std::vector<Batch>& passes : batches.shares) {
     train_share(leaf++, passes, batches.global_samples);
   }
+  reducer_.end_passes();
   show();
   step.squared_norm = reducer_.finish().squared_norm;
   agree(step);
