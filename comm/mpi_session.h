@@ -9,7 +9,8 @@
 namespace rekindle {
 
 // MPI from its start to its end: one object, made first thing in `main`, destroyed last, after every
-// communicator. MPI is called from the thread that made it alone. Without mpirun it is a world of one.
+// communicator. MPI is called from the thread that made it, and from that of MpiMessages. Without mpirun it
+// is a world of one.
 class MpiSession {
  public:
   MpiSession(int* argc, char*** argv);
@@ -20,8 +21,8 @@ class MpiSession {
   int rank() const { return rank_; }
   int world() const { return world_; }
 
-  // Collective. Ranks on one node exchange through memory that they share; otherwise, or where that memory
-  // cannot be had on some rank, through plain MPI, and rank 0 logs why.
+  // Collective. Ranks of one node exchange through memory that they share, nodes by messages. Where that
+  // memory cannot be had on some rank, all exchange by messages alone, and rank 0 logs so.
   std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
   // Leaves with this exit code, upon which mpirun ends the others: for an error that they do not know of.
@@ -29,6 +30,7 @@ class MpiSession {
 
  private:
   int rank_ = 0, world_ = 1;
+  bool may_help_ = false;  // another thread may call MPI, one at a time
 };
 
 }  // namespace rekindle
