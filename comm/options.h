@@ -11,6 +11,9 @@ struct CommOptions {
   // Ranks of one node exchange through memory that they share. False: plain MPI, for comparison and for
   // tests.
   bool node_memory = true;
+  // NCCL is told of the memory that it reduces in, and then reads and writes there without copies of its own.
+  // False: for comparison, and where that is suspected.
+  bool register_memory = true;
 };
 
 }  // namespace rekindle
