@@ -38,9 +38,11 @@ TEST_P(NcclConformance, DoesWhatEveryCommunicatorDoes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Worlds, NcclConformance,
-                         testing::Values(Machine{1}, Machine{2}, Machine{3}, Machine{4}, Machine{5}, Machine{8}));
+                         testing::Values(Machine{1}, Machine{2}, Machine{3}, Machine{4}, Machine{5},
+                                         Machine{8}));
 INSTANTIATE_TEST_SUITE_P(Kinds, NcclConformance,
-                         testing::Values(Machine{3, false}, Machine{3, true, false}, Machine{3, true, true, 0}));
+                         testing::Values(Machine{3, false}, Machine{3, true, false},
+                                         Machine{3, true, true, 0}));
 
 }  // namespace
 }  // namespace rekindle
