@@ -123,7 +123,8 @@ void GradientReducer::start_leaf(int passes) {
 at::Tensor GradientReducer::lend(size_t parameter) {
   if (adds_ || passes_ == 0 || seen_[parameter] != 0 || lent_[parameter]) return {};
   lent_[parameter] = true;
-  return places_[row_][parameter];
+  // Another tensor over the same memory: autograd takes over only what nobody else holds.
+  return places_[row_][parameter].detach();
 }
 
 void GradientReducer::add(size_t parameter, const at::Tensor& gradient) {

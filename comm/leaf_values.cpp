@@ -24,11 +24,13 @@ void LeafValues::exchange() {
   turn_ = 1 - turn_;
 }
 
+std::span<const double> LeafValues::shown(int leaf) {
+  return {rows_.const_data_ptr<double>() + (shown_ * leaves_ + leaf) * width_, static_cast<size_t>(width_)};
+}
+
 std::span<const double> LeafValues::sums() {
   std::vector<const double*> sources;
-  for (int leaf = 0; leaf < leaves_; ++leaf) {
-    sources.push_back(rows_.const_data_ptr<double>() + (shown_ * leaves_ + leaf) * width_);
-  }
+  for (int leaf = 0; leaf < leaves_; ++leaf) sources.push_back(shown(leaf).data());
   sum(sums_.data(), std::span<const double* const>(sources), order_, width_);
   return sums_;
 }

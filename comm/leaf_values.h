@@ -22,7 +22,8 @@ class LeafValues {
   // Collective: starts showing the rows to all. They may be read after the communicator's next join(), until
   // the one after it.
   void exchange();
-  std::span<const double> sums();  // [width]
+  std::span<const double> sums();           // [width]
+  std::span<const double> shown(int leaf);  // a row, [width]
 
  private:
   Communicator& communicator_;

@@ -29,10 +29,11 @@ GradientHook* hook_of(const at::Tensor& weight) {
 class LendingLinear : public torch::autograd::Function<LendingLinear> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input, const at::Tensor& weight,
-                            const at::Tensor& bias) {
+                            const std::optional<at::Tensor>& bias) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({input, weight});
-    return at::native::linear(input, weight, bias.defined() ? std::optional(bias) : std::nullopt);
+    context->saved_data["bias"] = bias.has_value();
+    return at::native::linear(input, weight, bias);
   }
 
   static tensor_list backward(AutogradContext* context, tensor_list gradients) {
@@ -42,7 +43,7 @@ class LendingLinear : public torch::autograd::Function<LendingLinear> {
     tensor_list results(3);
     if (context->needs_input_grad(0)) results[0] = output.mm(weight).view(input.sizes());
     if (context->needs_input_grad(1)) results[1] = weight_gradient(output, input, weight);
-    if (context->needs_input_grad(2)) results[2] = output.sum(0);
+    if (context->saved_data["bias"].toBool() && context->needs_input_grad(2)) results[2] = output.sum(0);
     return results;
   }
 
@@ -61,7 +62,7 @@ class LendingLinear : public torch::autograd::Function<LendingLinear> {
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
   if (!at::GradMode::is_enabled() || hook_of(weight) == nullptr)
     return at::native::linear(input, weight, bias);
-  return LendingLinear::apply(input, weight, bias ? *bias : at::Tensor());
+  return LendingLinear::apply(input, weight, bias);
 }
 
 }  // namespace
