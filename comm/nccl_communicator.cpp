@@ -406,6 +406,7 @@ void NcclCommunicator::broadcast(at::Tensor tensor, int root, const char* name) 
 
 void NcclCommunicator::reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan,
                                       at::Tensor squares) {
+  if (range.empty()) return;
   const Lock lock = enter(kSum);
   if (!is_ours(parts) || parts.scalar_type() != at::kFloat || !parts.is_contiguous()) {
     throw Error("reduce_scatter takes float32 memory from allocate()", {where(rank()), ""});
@@ -426,7 +427,7 @@ void NcclCommunicator::reduce_scatter(at::Tensor parts, Range range, const SumPl
 // In whatever order NCCL adds: the same in every run on the same machines, another one on others.
 void NcclCommunicator::sum_by_nccl(float* values, Range range) {
   const Range mine = FlatLayout::slice(range, rank(), world());
-  if (mine.size() * world() == range.size() && range.size() % (world() * kBlock) == 0) {
+  if (range.size() % (world() * kBlock) == 0) {  // equal slices
     check(functions_.reduce_scatter(values + range.begin, values + mine.begin, mine.size(),
                                     NcclType::kFloat32, NcclOp::kSum, comm_, stream_),
           "ncclReduceScatter", kSum);
@@ -479,6 +480,7 @@ void NcclCommunicator::sum_by_plan(const at::Tensor& parts, Range range, const S
 }
 
 void NcclCommunicator::all_gather(at::Tensor tensor, Range range, int64_t unit) {
+  if (range.empty()) return;
   const Lock lock = enter(kGather);
   if (!is_ours(tensor) || !tensor.is_contiguous()) {
     throw Error("all_gather takes memory from allocate() or allocate_shared()", {where(rank()), ""});
@@ -487,7 +489,7 @@ void NcclCommunicator::all_gather(at::Tensor tensor, Range range, int64_t unit) 
   auto* at = static_cast<std::byte*>(tensor.data_ptr());
   const int64_t size = tensor.element_size();
   const Range mine = FlatLayout::slice(range, rank(), world(), unit);
-  if (mine.size() * world() == range.size() && range.size() % (world() * unit) == 0) {
+  if (range.size() % (world() * unit) == 0) {  // equal slices
     check(functions_.all_gather(at + mine.begin * size, at + range.begin * size, mine.size() * size,
                                 NcclType::kUint8, comm_, stream_),
           "ncclAllGather", kGather);
