@@ -28,7 +28,7 @@ void check_integers(const Job& job, const Dataset& data) {
 
 void set_up_torch(const Job& job) {
   at::set_num_threads(job.run.threads);
-  if (job.run.reproducible == Reproducible::kSameWorld) {
+  if (job.run.reproducible != Reproducible::kFast) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   }
   torch::manual_seed(job.run.seed);

@@ -55,11 +55,12 @@ Numbers numbers_in(const Batch& batch) {
 
 Numbers numbers_in(const StepBatches& step) {
   Numbers numbers;
-  for (const Batch& batch : step.micro) {
-    const Numbers more = numbers_in(batch);
-    numbers.insert(numbers.end(), more.begin(), more.end());
+  for (const auto& share : step.shares) {
+    for (const Batch& batch : share) {
+      const Numbers more = numbers_in(batch);
+      numbers.insert(numbers.end(), more.begin(), more.end());
+    }
   }
-  EXPECT_EQ(static_cast<int64_t>(numbers.size()), step.local_samples);
   return numbers;
 }
 
@@ -86,7 +87,6 @@ TEST_F(LoaderTest, FollowsTheOrderOfEachEpoch) {
     for (const int64_t expected : {16, 16, 16, 2}) {
       const StepBatches step = loader.next();
       EXPECT_EQ(step.global_samples, expected);
-      EXPECT_EQ(step.local_samples, expected);
       for (const int64_t number : numbers_in(step)) EXPECT_EQ(number, 3 * order.at(position++));
     }
   }
@@ -109,6 +109,7 @@ TEST_F(LoaderTest, AStepIsTheSameInEveryWorld) {
     const std::vector<Numbers> alone = steps_of_world(data_, indices, options, steps);
     for (const int world : {2, 3, 4, 7}) {
       options.world = world;
+      options.virtual_workers = world % 2 == 0 ? 8 : world;
       options.microbatch = world;  // how it is cut changes nothing either
       EXPECT_EQ(steps_of_world(data_, indices, options, steps), alone) << world << " ranks, batch " << batch;
     }
@@ -117,23 +118,52 @@ TEST_F(LoaderTest, AStepIsTheSameInEveryWorld) {
 
 TEST_F(LoaderTest, RanksHaveContiguousPartsThatDifferByOne) {
   for (int rank = 0; rank < 3; ++rank) {
-    Loader loader(data_, every_third(22), {.shuffle = false, .rank = rank, .world = 3, .global_batch = 20});
+    Loader loader(data_, every_third(22),
+                  {.shuffle = false, .rank = rank, .world = 3, .global_batch = 20, .virtual_workers = 3});
     const StepBatches full = loader.next();
     EXPECT_EQ(full.global_samples, 20);
-    EXPECT_EQ(full.local_samples, rank == 0 ? 6 : 7);
+    EXPECT_EQ(numbers_in(full).size(), rank == 0 ? 6u : 7u);
     EXPECT_EQ(numbers_in(full).front(), 3 * (20 * rank / 3));
     const StepBatches last = loader.next();  // two samples for three ranks
     EXPECT_EQ(last.global_samples, 2);
-    EXPECT_EQ(last.local_samples, rank == 0 ? 0 : 1);
-    EXPECT_EQ(last.micro.size(), rank == 0 ? 0u : 1u);
+    EXPECT_EQ(last.shares.size(), 1u);
+    EXPECT_EQ(last.shares[0].size(), rank == 2 ? 0u : 1u);
   }
+}
+
+TEST_F(LoaderTest, RanksHaveContiguousRangesOfVirtualWorkersAndTheirCutIsTheSameInEveryWorld) {
+  const auto shares = [&](int world) {
+    std::vector<Numbers> shares;
+    for (int rank = 0; rank < world; ++rank) {
+      Loader loader(data_, every_third(45),
+                    {.rank = rank, .world = world, .global_batch = 20, .virtual_workers = 8});
+      loader.next();
+      for (const auto& passes : loader.next().shares)
+        shares.push_back(passes.empty() ? Numbers() : numbers_in(passes[0]));
+    }
+    return shares;
+  };
+  EXPECT_EQ(shares(1).size(), 8u);
+  for (const int world : {2, 3, 5, 8}) EXPECT_EQ(shares(world), shares(1)) << world;
+}
+
+TEST(ShareOf, TheLastVirtualWorkersOfAShortBatchHaveNone) {
+  const auto sizes = [](int64_t batch, int count, int64_t least) {
+    std::vector<int64_t> sizes;
+    for (int i = 0; i < count; ++i) sizes.push_back(share_of(batch, i, count, least).size());
+    return sizes;
+  };
+  EXPECT_EQ(sizes(10, 4, 1), (std::vector<int64_t>{2, 3, 2, 3}));
+  EXPECT_EQ(sizes(3, 4, 1), (std::vector<int64_t>{1, 1, 1, 0}));
+  EXPECT_EQ(sizes(7, 4, 2), (std::vector<int64_t>{2, 2, 3, 0}));
+  EXPECT_EQ(sizes(1, 4, 2), (std::vector<int64_t>{1, 0, 0, 0}));
 }
 
 TEST_F(LoaderTest, MicroBatchesAreAboutEqual) {
   const auto sizes = [&](int64_t batch, int64_t most) {
     Loader loader(data_, every_third(90), {.global_batch = batch, .microbatch = most});
     std::vector<int64_t> sizes;
-    for (const Batch& micro : loader.next().micro) sizes.push_back(micro.samples());
+    for (const Batch& micro : loader.next().shares[0]) sizes.push_back(micro.samples());
     return sizes;
   };
   EXPECT_EQ(sizes(10, 4), (std::vector<int64_t>{3, 3, 4}));

@@ -20,7 +20,7 @@ std::shared_ptr<Model> mlp(bool batch_norm) {
 
 Job job(int64_t global, int64_t microbatch) {
   Job job;
-  job.batch = {global, microbatch};
+  job.batch = {global, microbatch, 8};
   job.schedule.base_lr = 0.1;
   job.run.duration = {1, Unit::kEpochs};
   return job;
@@ -39,11 +39,19 @@ std::string refusal(const Job& job, bool batch_norm, int64_t samples, int world)
 
 TEST(Preflight, BatchNormNeedsTwoSamplesInEveryPass) {
   EXPECT_EQ(refusal(job(32, 0), true, 64, 2), "");
-  EXPECT_THAT(refusal(job(32, 0), true, 33, 1), HasSubstr("a batch of 1 leaves a worker a single sample"));
-  EXPECT_THAT(refusal(job(32, 0), true, 35, 2), HasSubstr("a batch of 3"));  // 1 and 2
+  EXPECT_THAT(refusal(job(32, 0), true, 33, 1),
+              HasSubstr("a batch of 1 leaves a forward pass a single sample"));
+  EXPECT_EQ(refusal(job(32, 0), true, 35, 2), "");  // one rank has the three
   EXPECT_THAT(refusal(job(8, 1), true, 64, 2), HasSubstr("batch-norm needs two"));
-  EXPECT_EQ(refusal(job(32, 0), true, 36, 2), "");
   EXPECT_EQ(refusal(job(32, 0), false, 33, 1), "");
+}
+
+TEST(Preflight, VirtualWorkersAreAtLeastAsManyAsRanks) {
+  Job any = job(32, 0);
+  any.run.reproducible = Reproducible::kAnyWorld;
+  any.batch.virtual_workers = 4;
+  EXPECT_EQ(virtual_workers(any, 3), 4);
+  EXPECT_THAT(refusal(any, false, 64, 5), HasSubstr("5 workers cannot share 4 virtual ones"));
 }
 
 TEST(Preflight, AScheduleThatDoesNotFitTheDataIsRefused) {
@@ -52,20 +60,33 @@ TEST(Preflight, AScheduleThatDoesNotFitTheDataIsRefused) {
   EXPECT_THAT(refusal(late, false, 64, 1), HasSubstr("longer than the run"));
 }
 
-TEST(RunningStatistics, ChangesAreAveragedAndWhatNobodyChangedStays) {
+TEST(RunningStatistics, ChangesAreAveragedBySamplesAndWhatNobodyChangedStays) {
   run_as_threads(3, {}, [](Communicator& communicator) {
     const auto model = mlp(true);
     NamedState state = state_of(*model);
     ASSERT_EQ(state.buffers[0].first, "norms.0.running_mean");
-    state.buffers[0].second.fill_(0.1f);
-    RunningStatistics statistics(communicator, state);
-    statistics.agree();
-    EXPECT_TRUE(state.buffers[0].second.eq(0.1f).all().item<bool>());  // 3 x 0.1 / 3 would not be 0.1
-    state.buffers[0].second.add_(static_cast<float>(communicator.rank()));
-    state.buffers[2].second.fill_(5 + communicator.rank());
-    statistics.agree();
-    EXPECT_TRUE(state.buffers[0].second.eq(1.1f).all().item<bool>());
-    EXPECT_EQ(state.buffers[2].second.item<int64_t>(), 7);
+    at::Tensor mean = state.buffers[0].second, count = state.buffers[2].second;
+    mean.fill_(0.1f);
+    RunningStatistics statistics(state);
+    const SumPlan plan = SumPlan::in_order_of_ranks(3);
+    LeafValues values(communicator, plan, statistics.size());
+    const auto agree = [&](double weight) {
+      statistics.write_change(weight, values.row(communicator.rank()));
+      values.exchange();
+      communicator.join("statistics");
+      statistics.apply(values.sums(), {values.shown(0), values.shown(1), values.shown(2)});
+    };
+    const double weights[] = {0.5, 0.25, 0.25};
+    agree(weights[communicator.rank()]);
+    EXPECT_TRUE(mean.eq(0.1f).all().item<bool>());  // not the mean of three times 0.1
+    mean.add_(static_cast<float>(communicator.rank() * 4));
+    count.fill_(5 + communicator.rank());
+    agree(weights[communicator.rank()]);
+    EXPECT_TRUE(mean.eq(0.1f + 3).all().item<bool>());  // 0.25 * 4 + 0.25 * 8
+    EXPECT_EQ(count.item<int64_t>(), 7);
+    mean.fill_(9);
+    statistics.reset();
+    EXPECT_TRUE(mean.eq(0.1f + 3).all().item<bool>());
   });
 }
 
