@@ -48,22 +48,24 @@ Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean,
   const auto samples = static_cast<int64_t>(indices.size());
   std::vector<int64_t> sizes{samples};
   sizes.insert(sizes.end(), shape.sample().begin(), shape.sample().end());
-  Batch batch{.x = memory.floats(sizes), .y = at::empty({samples}, at::kLong)};
+  const bool integers = data.element() == Element::kInteger;
+  Batch batch{.x = integers ? at::empty(sizes, at::kLong) : memory.floats(sizes),
+              .y = at::empty({samples}, at::kLong)};
 
   // Plain loops: for rows of a kilobyte, indexing by tensors costs more than the copy.
-  auto* x = static_cast<float*>(batch.x.mutable_data_ptr());
+  auto* x = static_cast<std::byte*>(batch.x.mutable_data_ptr());
   auto* y = static_cast<int64_t*>(batch.y.mutable_data_ptr());
   const Table table = normalised(mean, std);
-  const int64_t features = shape.features();
+  const int64_t sample_bytes = shape.features() * batch.x.element_size();
   for (size_t i = 0; i < indices.size(); ++i) {
     if (i + kSamplesAhead < indices.size()) prefetch(data.sample(indices[i + kSamplesAhead]));
     const std::span<const std::byte> sample = data.sample(indices[i]);
     if (data.element() == Element::kByte) {
-      translate(sample, table, x);
+      translate(sample, table, reinterpret_cast<float*>(x));
     } else {
       std::memcpy(x, sample.data(), sample.size());
     }
-    x += features;
+    x += sample_bytes;
     y[i] = data.label(indices[i]);
   }
   return batch;

@@ -11,9 +11,9 @@
 namespace rekindle {
 
 // Copies samples into a batch, in the order given: x is float32 [samples, ...], bytes become (byte / 255 -
-// mean) / std and floats stay as they are; y is int64 [samples]. Throws Error for an index that the data set
-// does not have, bad_input for a `std` that is not above zero.
-// `memory` is for callers that gather again and again.
+// mean) / std and floats stay as they are; so do integers, of which x is int64; y is int64 [samples]. Throws
+// Error for an index that the data set does not have, bad_input for a `std` that is not above zero. `memory`
+// is for callers that gather again and again.
 Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean, double std,
              BatchMemory& memory);
 Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean, double std);

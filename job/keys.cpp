@@ -343,7 +343,10 @@ std::vector<Key<IncrementOptions>> make_increment_keys() {
   };
   increment.key("images", path(), &IncrementOptions::images, "an IDX file, plain or .gz; with `labels`");
   increment.key("labels", path(), &IncrementOptions::labels, "an IDX file, plain or .gz; with `images`");
-  increment.key("path", path(), &IncrementOptions::path, "a safetensors file with the tensors `x` and `y`");
+  increment.key(
+      "path", path(), &IncrementOptions::path,
+      "a safetensors file with the tensors `x` (F32; I64, such as tokens, for a model of your own) and "
+      "`y` (I64)");
   increment
       .key("range", maybe(range), &IncrementOptions::range,
            "only these positions of the file: from begin up to, not with, end")

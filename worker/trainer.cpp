@@ -84,7 +84,7 @@ bool Trainer::resume() {
   return progress.has_value();
 }
 
-Outcome Trainer::train() {
+void Trainer::begin() {
   run_.model.train();
   statistics_ = std::make_unique<RunningStatistics>(run_.state);
   agreement_ = std::make_unique<LeafValues>(run_.communicator, plan_,
@@ -93,6 +93,15 @@ Outcome Trainer::train() {
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
   last_logged_ = progress_;
+}
+
+void Trainer::train_steps(int64_t count) {
+  if (!loader_) begin();
+  for (; count > 0; --count) train_step();
+}
+
+Outcome Trainer::train() {
+  begin();
   while (!is_finished()) {
     const Progress before = progress_;
     const Step step = train_step();

@@ -32,6 +32,9 @@ class Trainer {
   // Trains to the end of the run, or until a stop is asked for; ends with a checkpoint either way.
   Outcome train();
 
+  // Takes `count` steps and does nothing else, for measurements: no log, evaluation or checkpoint.
+  void train_steps(int64_t count);
+
   const Progress& progress() const { return progress_; }
   const Checkpointer& checkpointer() const { return checkpointer_; }
   int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
@@ -43,6 +46,7 @@ class Trainer {
     bool stop;
   };
 
+  void begin();
   Step train_step();
   void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
   void seed_dropout(int leaf);
