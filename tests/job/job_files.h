@@ -39,6 +39,7 @@ increments = [
 ]
 normalize = { mean = [0.286], std = [0.353] }
 shuffle = false
+augment = ["crop", "flip"]
 [batch]
 global = 1024
 microbatch = 128

@@ -37,7 +37,6 @@ std::vector<std::string> values_not_built(const Key<Job>& key) {
 // For each key that is not built at all and lists no values: one that is not its neutral value.
 const std::map<std::string, std::string> kOther{
     {"data.manifest", "\"parts.toml\""},
-    {"data.augment", "[\"flip\"]"},
     {"data.replay.share", "0.5"},
     {"batch.per_worker", "128"},
     {"batch.virtual_workers", "16"},
@@ -101,6 +100,7 @@ const std::map<std::string, std::string> kChanged{
     {"data.increments", "[\"z\"]"},
     {"data.path", "z"},
     {"data.shuffle", "true"},
+    {"data.augment", "[\"flip\"]"},
     {"data.normalize.mean", "[0.5]"},
     {"data.normalize.std", "[0.5]"},
     {"batch.global", "512"},
