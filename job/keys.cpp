@@ -349,6 +349,10 @@ void add_run(Table& table) {
   run.key("log_every", length(kInterval), &RunOptions::log_every,
           "how often a step is written to `metrics.jsonl`")
       .may_change_on_resume();
+  run.key("check_every", length(), &RunOptions::check_every,
+          "how often, and before each checkpoint, all workers compare digests of the model they hold; "
+          "`\"0ba\"`: never")
+      .may_change_on_resume();
 }
 
 std::vector<Key<IncrementOptions>> make_increment_keys() {

@@ -88,6 +88,7 @@ workers = 4
 deadline = "90sec"
 on_nan = "skip"
 log_every = "1ba"
+check_every = "50ba"
 )";
 
 class JobTest : public ::testing::Test {

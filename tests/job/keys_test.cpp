@@ -146,12 +146,14 @@ const std::map<std::string, std::string> kChanged{
     {"run.deadline", "3min"},
     {"run.on_nan", "stop"},
     {"run.log_every", "3ba"},
+    {"run.check_every", "3ba"},
 };
 
 // What a resumed run may change: neither the model nor how it is judged depends on it.
-const std::vector<std::string> kResumable{
-    "evaluation.every", "checkpoint.every", "checkpoint.keep", "checkpoint.verify", "run.line",
-    "run.directory",    "run.duration",     "run.workers",     "run.deadline",      "run.log_every"};
+const std::vector<std::string> kResumable{"evaluation.every",  "checkpoint.every", "checkpoint.keep",
+                                          "checkpoint.verify", "run.line",         "run.directory",
+                                          "run.duration",      "run.workers",      "run.deadline",
+                                          "run.log_every",     "run.check_every"};
 
 TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt) {
   for (const Key<Job>& key : job_keys()) {
