@@ -8,11 +8,13 @@
 #include "comm/mpi_calls.h"
 #include "comm/mpi_communicator.h"
 #include "comm/mpi_node_communicator.h"
+#include "comm/mpi_segments.h"
 #include "core/log.h"
 
 namespace rekindle {
 
 MpiSession::MpiSession(int* argc, char*** argv) {
+  find_room_for_segments();
   int granted = 0;
   check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &granted), "MPI_Init_thread");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
