@@ -11,6 +11,10 @@
 #include "core/error.h"
 
 namespace rekindle {
+
+std::unique_ptr<Communicator> Communicator::split(int) {
+  throw Error("cannot be split");
+}
 namespace {
 
 // An Error as text and back. The separator cannot stand in a message.

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "comm/sum_plan.h"
 #include "core/flat_layout.h"
 
 namespace rekindle {
@@ -27,33 +29,42 @@ class Communicator {
   int rank() const { return rank_; }
   int world() const { return world_; }
 
+  // Where the memory lies that allocate() gives, and that the model is to be on.
+  virtual at::Device device() const { return at::kCPU; }
+
   // Zeroed memory of this rank, [numel], that the calls below reduce fastest, where it lies.
   virtual at::Tensor allocate(int64_t numel, at::ScalarType dtype) = 0;
 
   // Zeroed memory, [numel], that holds the same values on every rank by contract: one physical copy a node
-  // where that can be. A rank writes only what it owns; all_gather() makes it seen. Ask shares_memory()
-  // before writing it all.
+  // where that can be. A rank writes only what it owns, and all_gather() makes it seen; to write it whole is
+  // for the ranks where fills_shared() is true, one for each copy.
   virtual at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) = 0;
-  virtual bool shares_memory() const = 0;
+  virtual bool fills_shared() const = 0;
 
-  // `tensor` becomes the sum (or maximum) over ranks of the same tensor: the same bits everywhere, and added
-  // in the order of the ranks where they share memory. Contiguous float32, float64, int64 or uint8 (the last:
-  // sum only).
+  // `tensor` becomes the sum (or maximum) over ranks of the same tensor: the same bits everywhere. Contiguous
+  // float32, float64, bfloat16 and float16 (added in float32), int64 or uint8 (the last: sum only).
   virtual void all_reduce(at::Tensor tensor, Op op, const char* name) = 0;
 
-  // Starts summing `flat[range]`, cut into one slice a rank (FlatLayout::slice): once join() returns, this
-  // rank's slice holds the sum, and `squares[block]` the sum of its squares in each of its blocks. The other
-  // slices are undefined then. `flat` is float32 from allocate(); it may be written again after the next
-  // all_gather or barrier.
-  virtual void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) = 0;
-  virtual void join() = 0;
+  // Starts summing `parts[:, range]` over the parts of all ranks as `plan` has it; a rank's own are the first
+  // rows, in order. `range` is cut into one slice a rank (FlatLayout::slice): once join() returns,
+  // `parts[0][slice]` of this rank's slice holds the sum, and `squares[block]` the sum of its squares in each
+  // block of the slice. All else in range is undefined then. `parts` is [rows, n] float32 from allocate(); it
+  // may be written again after the next all_gather or barrier. `plan` is kept until join().
+  virtual void reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) = 0;
 
-  // Every rank gets the others' slices of `flat[range]`. `flat` comes from allocate() or allocate_shared().
-  virtual void all_gather(at::Tensor flat, Range range, const char* name) = 0;
+  // Starts giving every rank the others' slices of `tensor[range]`, cut at multiples of `unit` elements;
+  // complete once join() returns. `tensor` comes from allocate_shared() or allocate().
+  virtual void all_gather(at::Tensor tensor, Range range, int64_t unit) = 0;
+
+  // Waits for all that was started; `name` is that of the wait. On a GPU it is the current stream that waits.
+  virtual void join(const char* name) = 0;
 
   // Every rank gets rank `root`'s values.
   virtual void broadcast(at::Tensor tensor, int root, const char* name) = 0;
   virtual void barrier(const char* name) = 0;
+
+  // A communicator of the ranks that give the same `group`, in their order here.
+  virtual std::unique_ptr<Communicator> split(int group);
 
   // Makes the other ranks' waits end with an error that names this one. Not collective.
   virtual void abort() noexcept = 0;

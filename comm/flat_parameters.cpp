@@ -20,12 +20,11 @@ FlatParameters::FlatParameters(Communicator& communicator, Named parameters)
     : parameters_(std::move(parameters)) {
   for (const auto& [name, parameter] : parameters_) layout_.append(name, parameter.sizes().vec());
   flat_ = communicator.allocate_shared(layout_.size(), at::kFloat);
-  const bool writer = !communicator.shares_memory() || communicator.rank() == 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Range range = layout_.entries()[i].range;
     at::Tensor& parameter = parameters_[i].second;
     const at::Tensor view = flat_.narrow(0, range.begin, range.size()).view(parameter.sizes());
-    if (writer) view.copy_(parameter.detach());
+    if (communicator.fills_shared()) view.copy_(parameter.detach());
     parameter.set_data(view);
   }
   communicator.broadcast(flat_, 0, "initial parameters");

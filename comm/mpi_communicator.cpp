@@ -88,9 +88,10 @@ void MpiCommunicator::all_reduce(at::Tensor tensor, Op op, const char* name) {
   }
 }
 
-void MpiCommunicator::reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) {
+void MpiCommunicator::reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) {
+  if (plan.is_tree()) throw Error("ranks that share no memory do not add along a tree");
   // MPI's own reduce-scatter in place leaves the result elsewhere; all-reduce leaves it where it belongs.
-  float* values = flat.data_ptr<float>();
+  float* values = parts.data_ptr<float>();
   for (int64_t begin = range.begin; begin < range.end; begin += kMostElements) {
     const Range part{begin, std::min(range.end, begin + kMostElements)};
     MPI_Request request;
@@ -102,9 +103,9 @@ void MpiCommunicator::reduce_scatter(at::Tensor flat, Range range, at::Tensor sq
   }
 }
 
-void MpiCommunicator::join() {
+void MpiCommunicator::join(const char* name) {
   for (const Pending& pending : pending_) {
-    wait(pending.request, "gradient sum");
+    wait(pending.request, name);
     for (int64_t at = pending.slice.begin; at < pending.slice.end; at += kBlock) {
       pending.squares[at / kBlock] = sum_of_squares(pending.flat + at, kBlock);
     }
@@ -112,10 +113,11 @@ void MpiCommunicator::join() {
   pending_.clear();
 }
 
-void MpiCommunicator::all_gather(at::Tensor flat, Range range, const char* name) {
+void MpiCommunicator::all_gather(at::Tensor flat, Range range, int64_t unit) {
+  const char* name = "all_gather";
   auto* at = static_cast<std::byte*>(flat.data_ptr());
   for (int root = 0; root < world(); ++root) {
-    const Range slice = FlatLayout::slice(range, root, world());
+    const Range slice = FlatLayout::slice(range, root, world(), unit);
     if (slice.empty()) continue;
     for (int64_t begin = slice.begin; begin < slice.end; begin += kMostElements) {
       const int count = static_cast<int>(std::min(kMostElements, slice.end - begin));

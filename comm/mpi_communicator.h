@@ -19,11 +19,11 @@ class MpiCommunicator : public Communicator {
 
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override { return allocate(numel, dtype); }
-  bool shares_memory() const override { return world() == 1; }
+  bool fills_shared() const override { return true; }
   void all_reduce(at::Tensor tensor, Op op, const char* name) override;
-  void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) override;
-  void join() override;
-  void all_gather(at::Tensor flat, Range range, const char* name) override;
+  void reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) override;
+  void all_gather(at::Tensor tensor, Range range, int64_t unit) override;
+  void join(const char* name) override;
   void broadcast(at::Tensor tensor, int root, const char* name) override;
   void barrier(const char* name) override;
   void abort() noexcept override {}  // mpirun ends the ranks that wait

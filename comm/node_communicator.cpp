@@ -135,60 +135,84 @@ void NodeCommunicator::reduce_staged(at::Tensor& tensor, Op op, const char* name
   }
 }
 
-void NodeCommunicator::reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) {
-  const Allocation* allocation = find(flat);
-  if (allocation == nullptr || allocation->one_for_all || flat.scalar_type() != at::kFloat) {
+void NodeCommunicator::reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan,
+                                      at::Tensor squares) {
+  const Allocation* allocation = find(parts);
+  if (allocation == nullptr || allocation->one_for_all || parts.scalar_type() != at::kFloat) {
     throw Error("reduce_scatter takes float32 memory from allocate()");
   }
-  if (pending_.size() >= SharedGroup::kMostOutstanding) {
-    group_->wait(pending_.front().operation, "reduce_scatter");
+  if (reductions_.size() >= SharedGroup::kMostOutstanding / 2) {
+    group_->wait(reductions_.front().operation, "reduce_scatter");
     progress();
   }
-  const uint64_t operation = group_->post('G', type_of(flat), range.size());
-  pending_.push_back(
-      {operation, allocation, FlatLayout::slice(range, rank(), world()), squares.data_ptr<double>()});
+  const uint64_t operation = group_->post('G', type_of(parts), range.size());
+  reductions_.push_back({operation, allocation, parts.size(1), FlatLayout::slice(range, rank(), world()),
+                         &plan, squares.data_ptr<double>()});
   progress();
 }
 
 // Sums what every rank has handed in by now. Called while backward goes on, so that summing overlaps with it.
 void NodeCommunicator::progress() {
-  while (!pending_.empty() && group_->complete(pending_.front().operation)) {
-    reduce_slice(pending_.front());
-    pending_.pop_front();
+  while (!reductions_.empty() && group_->complete(reductions_.front().operation)) {
+    reduce_slice(reductions_.front());
+    reductions_.pop_front();
   }
 }
 
-void NodeCommunicator::reduce_slice(const Pending& pending) {
-  std::vector<const float*> sources(world());
-  for (int64_t at = pending.slice.begin; at < pending.slice.end; at += kBlock) {
-    for (int r = 0; r < world(); ++r)
-      sources[r] = reinterpret_cast<float*>(pending.allocation->region[r]) + at;
-    float* mine = reinterpret_cast<float*>(pending.allocation->region[rank()]) + at;
-    sum(mine, std::span<const float* const>(sources), kBlock);
-    pending.squares[at / kBlock] = sum_of_squares(mine, kBlock);  // while the block is still in the cache
+void NodeCommunicator::reduce_slice(const Reduction& reduction) {
+  const auto row = [&](int r, size_t part) {
+    return reinterpret_cast<float*>(reduction.allocation->region[r]) +
+           static_cast<int64_t>(part) * reduction.row;
+  };
+  std::vector<const float*> rows;
+  for (int r = 0; r < world(); ++r) {
+    for (size_t part = 0; part < reduction.plan->parts(r).size(); ++part) rows.push_back(row(r, part));
+  }
+  std::vector<const float*> sources(rows.size());
+  for (int64_t at = reduction.slice.begin; at < reduction.slice.end; at += kBlock) {
+    for (size_t s = 0; s < rows.size(); ++s) sources[s] = rows[s] + at;
+    float* mine = row(rank(), 0) + at;
+    sum(mine, std::span<const float* const>(sources), reduction.plan->order(), kBlock);
+    reduction.squares[at / kBlock] = sum_of_squares(mine, kBlock);  // while the block is still in the cache
   }
 }
 
-void NodeCommunicator::join() {
-  while (!pending_.empty()) {
-    group_->wait(pending_.front().operation, "gradient sum");
+void NodeCommunicator::all_gather(at::Tensor tensor, Range range, int64_t unit) {
+  check(tensor, "all_gather");
+  const Allocation* allocation = find(tensor);
+  if (allocation == nullptr) throw Error("all_gather takes memory from allocate() or allocate_shared()");
+  if (gatherings_.size() >= SharedGroup::kMostOutstanding / 2) join("all_gather");
+  gatherings_.push_back({group_->post('P', type_of(tensor), range.size()), allocation, tensor, range, unit});
+}
+
+// Copies the others' slices to here, where they are not here already.
+void NodeCommunicator::fetch(const Gathering& gathering) {
+  const int64_t size = gathering.tensor.element_size();
+  const auto* base = gathering.allocation->region[rank()];
+  auto* at = static_cast<std::byte*>(gathering.tensor.data_ptr());
+  for (int r = 0; r < world(); ++r) {
+    const Range slice = FlatLayout::slice(gathering.range, r, world(), gathering.unit);
+    if (r == rank() || slice.empty()) continue;
+    const std::byte* theirs = gathering.allocation->region[r] + (at - base);
+    std::memcpy(at + slice.begin * size, theirs + slice.begin * size, slice.size() * size);
+  }
+}
+
+void NodeCommunicator::join(const char* name) {
+  while (!reductions_.empty()) {
+    group_->wait(reductions_.front().operation, name);
     progress();
   }
-}
-
-void NodeCommunicator::all_gather(at::Tensor flat, Range range, const char* name) {
-  const Allocation* allocation = find(flat);
-  if (allocation == nullptr) throw Error(std::string("'") + name + "' needs memory from allocate()");
-  group_->wait(group_->post('P', type_of(flat), range.size()), name);
-  if (allocation->one_for_all) return;
-  const int64_t size = flat.element_size();
-  for (int r = 0; r < world(); ++r) {
-    const Range slice = FlatLayout::slice(range, r, world());
-    if (r == rank() || slice.empty()) continue;
-    std::memcpy(allocation->region[rank()] + slice.begin * size, allocation->region[r] + slice.begin * size,
-                slice.size() * size);
+  if (gatherings_.empty()) return;
+  bool copied = false;
+  group_->wait(gatherings_.back().operation, name);  // and with it those before
+  for (const Gathering& gathering : gatherings_) {
+    if (gathering.allocation->one_for_all) continue;
+    fetch(gathering);
+    copied = true;
   }
-  barrier(name);
+  gatherings_.clear();
+  if (copied) barrier(name);  // nobody writes what another still fetches
 }
 
 void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) {

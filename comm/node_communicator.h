@@ -19,11 +19,11 @@ class NodeCommunicator : public Communicator {
  public:
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override;
-  bool shares_memory() const override { return true; }
+  bool fills_shared() const override { return rank() == 0; }
   void all_reduce(at::Tensor tensor, Op op, const char* name) override;
-  void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) override;
-  void join() override;
-  void all_gather(at::Tensor flat, Range range, const char* name) override;
+  void reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) override;
+  void all_gather(at::Tensor tensor, Range range, int64_t unit) override;
+  void join(const char* name) override;
   void broadcast(at::Tensor tensor, int root, const char* name) override;
   void barrier(const char* name) override;
   void abort() noexcept override { group_->abort(); }
@@ -46,25 +46,36 @@ class NodeCommunicator : public Communicator {
     size_t bytes;
     bool one_for_all;
   };
-  struct Pending {  // a reduce_scatter that was started
+  struct Reduction {  // that was started
     uint64_t operation;
     const Allocation* allocation;
+    int64_t row;  // elements in one
     Range slice;
+    const SumPlan* plan;
     double* squares;
+  };
+  struct Gathering {
+    uint64_t operation;
+    const Allocation* allocation;
+    at::Tensor tensor;
+    Range range;
+    int64_t unit;
   };
 
   at::Tensor allocate_region(int64_t numel, at::ScalarType dtype, bool one_for_all);
   const Allocation* find(const at::Tensor& tensor) const;
   std::byte* staging(int rank, uint64_t use) const;
   void reduce_staged(at::Tensor& tensor, Op op, const char* name);
-  void reduce_slice(const Pending& pending);
+  void reduce_slice(const Reduction& reduction);
   void progress();
+  void fetch(const Gathering& gathering);
 
   std::unique_ptr<SharedGroup> group_;
   Region staging_;  // two buffers a rank, used in turn
   uint64_t staged_ = 0;
   std::deque<Allocation> allocations_;
-  std::deque<Pending> pending_;
+  std::deque<Reduction> reductions_;
+  std::deque<Gathering> gatherings_;
 };
 
 }  // namespace rekindle

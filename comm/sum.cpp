@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 // One binary for every x86-64: the loader picks the widest version that the processor has. Not under a
 // sanitizer, whose runtime is not up yet when the choice is made.
@@ -54,6 +55,32 @@ void sum_chunks(T* out, std::span<const T* const> sources, int64_t count) {
   }
 }
 
+template <typename T>
+void sum_in_order(T* out, std::span<const T* const> sources, const SumOrder& order, int64_t count) {
+  if (sources.size() <= 2) return sum_chunks(out, sources, count);  // there is but one order
+  // The stack of operands: a source, or a partial sum in this memory, one place a level.
+  constexpr int64_t kPiece = 1024;
+  thread_local std::vector<T> memory;
+  memory.resize(std::max(memory.size(), order.size() * static_cast<size_t>(kPiece)));
+  std::vector<const T*> stack;
+  for (int64_t at = 0; at < count; at += kPiece) {
+    const int64_t n = std::min(kPiece, count - at);
+    for (const int step : order) {
+      if (step != kAdd) {
+        stack.push_back(sources[step] + at);
+        continue;
+      }
+      const T* right = stack.back();
+      stack.pop_back();
+      T* result = memory.data() + static_cast<int64_t>(stack.size() - 1) * kPiece;
+      add(result, stack.back(), right, n);
+      stack.back() = result;
+    }
+    std::memcpy(out + at, stack.back(), static_cast<size_t>(n) * sizeof(T));
+    stack.clear();
+  }
+}
+
 REKINDLE_WIDEST void add_squares(double* lanes, const float* values, int64_t n) {
   for (int64_t i = 0; i + 16 <= n; i += 16) {
     for (int lane = 0; lane < 16; ++lane) {
@@ -76,6 +103,13 @@ void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count) {
 }
 void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count) {
   sum_chunks(out, sources, count);
+}
+
+void sum(float* out, std::span<const float* const> sources, const SumOrder& order, int64_t count) {
+  sum_in_order(out, sources, order, count);
+}
+void sum(double* out, std::span<const double* const> sources, const SumOrder& order, int64_t count) {
+  sum_in_order(out, sources, order, count);
 }
 
 double sum_of_squares(const float* values, int64_t count) {

@@ -46,9 +46,9 @@ std::string FlatLayout::text() const {
   return text;
 }
 
-Range FlatLayout::slice(Range whole, int rank, int world) {
-  const int64_t blocks = whole.size() / kBlock;
-  const auto cut = [&](int64_t r) { return whole.begin + blocks * r / world * kBlock; };
+Range FlatLayout::slice(Range whole, int rank, int world, int64_t unit) {
+  const int64_t units = whole.size() / unit;
+  const auto cut = [&](int64_t r) { return whole.begin + units * r / world * unit; };
   return {cut(rank), cut(rank + 1)};
 }
 

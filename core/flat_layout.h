@@ -39,10 +39,10 @@ class FlatLayout {
 
   std::string text() const;  // names and shapes, for comparing
 
-  // The part of `whole` that `rank` of `world` owns: contiguous, cut at block boundaries, as even as can be.
-  // Ranges of all ranks cover `whole` without overlap; some are empty where there are fewer blocks than
-  // ranks.
-  static Range slice(Range whole, int rank, int world);
+  // The part of `whole` that `rank` of `world` owns: contiguous, cut at multiples of `unit` elements from its
+  // begin, as even as can be. Ranges of all ranks cover `whole` without overlap; some are empty where there
+  // are fewer units than ranks.
+  static Range slice(Range whole, int rank, int world, int64_t unit = kBlock);
 
   // Ranges that cover the line from its end to its start, cut where parameters start: gradients become ready
   // in about this order. The first holds up to `first_bytes`, the others up to `bytes`, one parameter at

@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "data/gather.h"
-#include "data/sample_order.h"
 
 namespace rekindle {
 namespace {
@@ -16,8 +15,9 @@ namespace {
 Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptions& options,
                           int64_t start_samples) {
   const bool sound = options.global_batch > 0 && options.microbatch >= 0 && options.depth > 0 &&
-                     options.rank >= 0 && options.rank < options.world && start_samples >= 0;
-  if (!sound) throw Error("a loader's batch, micro-batch, depth, rank or start is out of range");
+                     options.rank >= 0 && options.rank < options.world && start_samples >= 0 &&
+                     options.virtual_workers >= options.world && options.least_samples > 0;
+  if (!sound) throw Error("a loader's batch, micro-batch, cut, depth, rank or start is out of range");
   const Timeline timeline(static_cast<int64_t>(indices.size()), options.global_batch);
   if (timeline.samples_after(timeline.steps_at(start_samples)) != start_samples) {
     throw Error("no step starts at sample " + std::to_string(start_samples) + " with batches of " +
@@ -26,12 +26,17 @@ Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptio
   return timeline;
 }
 
-// The bounds of part `part` of `parts` even ones.
-std::pair<int64_t, int64_t> even_part(int64_t size, int64_t part, int64_t parts) {
-  return {size * part / parts, size * (part + 1) / parts};
+// Part `part` of `parts` even ones.
+Range even_part(Range whole, int64_t part, int64_t parts) {
+  return {whole.begin + whole.size() * part / parts, whole.begin + whole.size() * (part + 1) / parts};
 }
 
 }  // namespace
+
+Range share_of(int64_t batch, int index, int count, int64_t least) {
+  const int64_t working = std::clamp<int64_t>(batch / least, 1, count);
+  return index < working ? even_part({0, batch}, index, working) : Range{batch, batch};
+}
 
 Loader::Loader(const Dataset& data, std::vector<int64_t> indices, const LoaderOptions& options,
                int64_t start_samples)
@@ -67,23 +72,30 @@ StepBatches Loader::step_at(int64_t samples) {
   const int64_t first = samples - epoch * timeline_.epoch_samples();  // position in the epoch
   StepBatches step;
   step.global_samples = timeline_.batch_at(samples);
-  const auto [begin, end] = even_part(step.global_samples, options_.rank, options_.world);
-  step.local_samples = end - begin;
-
   const SampleOrder order(options_.seed, epoch, timeline_.epoch_samples(), options_.shuffle);
-  std::vector<int64_t> chosen;
-  chosen.reserve(static_cast<size_t>(step.local_samples));
-  for (int64_t i = begin; i < end; ++i) chosen.push_back(indices_[static_cast<size_t>(order.at(first + i))]);
-
-  const int64_t most =
-      options_.microbatch > 0 ? options_.microbatch : std::max<int64_t>(step.local_samples, 1);
-  const int64_t parts = (step.local_samples + most - 1) / most;
-  for (int64_t part = 0; part < parts; ++part) {
-    const auto [from, to] = even_part(step.local_samples, part, parts);
-    const auto of_part = std::span(chosen).subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
-    step.micro.push_back(gather(data_, of_part, options_.mean, options_.std, memory_));
+  const int count = options_.virtual_workers, rank = options_.rank, world = options_.world;
+  for (int worker = count * rank / world; worker < count * (rank + 1) / world; ++worker) {
+    const Range share = share_of(step.global_samples, worker, count, options_.least_samples);
+    step.shares.push_back(cut(share, order, first));
   }
   return step;
+}
+
+// The samples of one virtual worker, in passes.
+std::vector<Batch> Loader::cut(Range share, const SampleOrder& order, int64_t first) {
+  std::vector<Batch> passes;
+  const int64_t most = options_.microbatch > 0 ? options_.microbatch : std::max<int64_t>(share.size(), 1);
+  const int64_t parts = (share.size() + most - 1) / most;
+  for (int64_t part = 0; part < parts; ++part) {
+    const Range range = even_part(share, part, parts);
+    std::vector<int64_t> chosen;
+    chosen.reserve(static_cast<size_t>(range.size()));
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      chosen.push_back(indices_[static_cast<size_t>(order.at(first + i))]);
+    }
+    passes.push_back(gather(data_, chosen, options_.mean, options_.std, memory_));
+  }
+  return passes;
 }
 
 void Loader::produce(int64_t samples) {

@@ -10,9 +10,11 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "core/flat_layout.h"
 #include "core/progress.h"
 #include "data/batch_memory.h"
 #include "data/dataset.h"
+#include "data/sample_order.h"
 
 namespace rekindle {
 
@@ -20,22 +22,28 @@ struct LoaderOptions {
   uint64_t seed = 1;
   bool shuffle = true;  // false: the order of the indices, every epoch
   int rank = 0, world = 1;
-  int64_t global_batch = 0;  // samples of a step over all ranks
-  int64_t microbatch = 0;    // most samples in one forward pass; 0: a rank's whole share
-  double mean = 0, std = 1;  // as gather() takes them
-  size_t depth = 8;          // most steps that are kept ready
+  int64_t global_batch = 0;   // samples of a step over all ranks
+  int virtual_workers = 1;    // parts that it is cut in, `world` at least
+  int64_t least_samples = 1;  // of a virtual worker that has any
+  int64_t microbatch = 0;     // most samples in one forward pass; 0: a virtual worker's whole share
+  double mean = 0, std = 1;   // as gather() takes them
+  size_t depth = 8;           // most steps that are kept ready
 };
 
-// What one rank computes in one step.
+// What one rank computes in one step: for each of its virtual workers, in order, batches of about equal size;
+// none where a short last batch has nothing for it.
 struct StepBatches {
-  std::vector<Batch> micro;    // of about equal size; none where a short last batch has nothing for this rank
-  int64_t local_samples = 0;   // in all of them
-  int64_t global_samples = 0;  // in those of all ranks together
+  std::vector<std::vector<Batch>> shares;
+  int64_t global_samples = 0;  // of all ranks together
 };
+
+// The samples of a step, [0, batch), that are the share of virtual worker `index` of `count`: contiguous, as
+// even as can be, `least` or none. Where the batch is too short for all, the last ones have none.
+Range share_of(int64_t batch, int index, int count, int64_t least);
 
 // Hands out one rank's part of each step's global batch, step after step and epoch after epoch, without end.
-// The samples of a step and their order do not depend on the world: rank r has the r-th of `world` even,
-// contiguous parts.
+// The samples of a step, their order and their cut among the virtual workers do not depend on the world: rank
+// r has the r-th of `world` even, contiguous ranges of these.
 //
 // A thread of its own builds batches ahead, into a queue. It sleeps when the queue is full, until half of it
 // is used: where ranks and loaders share few cores, waking it for every step would cost more than the work it
@@ -56,6 +64,7 @@ class Loader {
 
  private:
   StepBatches step_at(int64_t samples);
+  std::vector<Batch> cut(Range share, const SampleOrder& order, int64_t first);
   void produce(int64_t samples);
   void produce_until_stopped(int64_t samples);
 

@@ -44,8 +44,9 @@ struct DataOptions {
 
 // `[batch]`
 struct BatchOptions {
-  int64_t global = 0;      // samples of one optimizer step over all workers; 0: not given
-  int64_t microbatch = 0;  // most samples in one forward pass; 0: a worker's whole share
+  int64_t global = 0;       // samples of one optimizer step over all workers; 0: not given
+  int64_t microbatch = 0;   // most samples in one forward pass; 0: a worker's whole share
+  int virtual_workers = 8;  // any-world: the fixed cut of the global batch; a power of two, for a tree
 };
 
 }  // namespace rekindle

@@ -157,7 +157,9 @@ void add_batch(Table& table) {
   batch.later<int64_t>("per_worker", count, {}, "samples of one step and worker").one_of(sizes);
   batch.key("microbatch", integer<int64_t>(0), &BatchOptions::microbatch,
             "most samples in one forward pass; 0: a worker's whole share");
-  batch.later<int64_t>("virtual_workers", count, 8, "parts that the global batch is cut in, for `any-world`");
+  batch.key(
+      "virtual_workers", integer<int>(1, 1 << 16), &BatchOptions::virtual_workers,
+      "parts that the global batch is cut in, for `any-world`: a power of two, as many as workers at least");
 }
 
 void add_optimizer(Table& table) {
@@ -320,8 +322,9 @@ Kind<int> worker_count() {
 void add_run(Table& table) {
   auto run = table.section("run", &Job::run);
   const Texts places{"line", "directory"};
-  const auto modes = choice<Reproducible>(
-      {{"fast", Reproducible::kFast}, {"same-world", Reproducible::kSameWorld}}, {"any-world"});
+  const auto modes = choice<Reproducible>({{"fast", Reproducible::kFast},
+                                           {"same-world", Reproducible::kSameWorld},
+                                           {"any-world", Reproducible::kAnyWorld}});
   const auto on_nan = choice<OnNan>({{"stop", OnNan::kStop}, {"skip", OnNan::kSkip}}, {"rollback"});
 
   run.key("line", path(), &RunOptions::line, "a folder of runs of one model, each in a directory of its own")
@@ -336,7 +339,7 @@ void add_run(Table& table) {
       .may_change_on_resume();
   run.key("seed", integer<uint64_t>(0), &RunOptions::seed, "of every random choice");
   run.key("reproducible", modes, &RunOptions::reproducible,
-          "`same-world`: the same bits again on the same number of workers");
+          "`same-world`: the same bits again on the same number of workers; `any-world`: on any number");
   run.key("threads", integer<int>(1, 1024), &RunOptions::threads, "of each worker, for tensor operations");
   run.key("workers", worker_count(), &RunOptions::workers, "how many; `-n` of the command overrides it")
       .may_change_on_resume();

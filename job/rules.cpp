@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 
 #include "core/names.h"
 #include "core/text.h"
@@ -101,6 +102,27 @@ void schedule(const Case& it) {
   }
 }
 
+// The clock of any-world is samples, and its tree is complete.
+void any_world(const Case& it) {
+  if (it.job.run.reproducible != Reproducible::kAnyWorld) return;
+  const int virtual_workers = it.job.batch.virtual_workers;
+  if (!std::has_single_bit(static_cast<unsigned>(virtual_workers))) {
+    it.add("batch.virtual_workers", "is " + std::to_string(virtual_workers) + ", expected a power of two");
+  } else if (it.job.run.workers > virtual_workers) {
+    it.add("run.workers", "is more than batch.virtual_workers = " + std::to_string(virtual_workers) +
+                              ", expected at most as many");
+  }
+  const std::pair<const char*, const Length&> lengths[] = {{"run.duration", it.job.run.duration},
+                                                           {"schedule.warmup", it.job.schedule.warmup},
+                                                           {"evaluation.every", it.job.evaluation.every}};
+  for (const auto& [name, length] : lengths) {
+    if (!length.is_time() || !it.given.well(name)) continue;
+    it.add(name,
+           "is " + quote(to_string(length)) +
+               ", expected samples, steps or epochs: with run.reproducible = \"any-world\" no clock decides");
+  }
+}
+
 void warm_start(const Case& it) {
   if (it.job.warm_start.from != names::kPromoted || it.job.run.directory.empty()) return;
   it.add("warm_start.from", "is \"promoted\" but run.directory is in no line, expected a path, or run.line");
@@ -122,6 +144,7 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   data_kind(it);
   optimizer(it);
   schedule(it);
+  any_world(it);
   warm_start(it);
   split(it);
 }

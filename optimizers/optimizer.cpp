@@ -24,8 +24,8 @@ class Sgd : public Optimizer {
                                         : std::vector<std::string>{}) {}
 
  private:
-  void update(Lists& lists, double lr, double weight_decay,
-              const std::optional<at::Tensor>& divisor) override {
+  void apply(Lists& lists, double lr, double weight_decay,
+             const std::optional<at::Tensor>& divisor) override {
     const std::vector<at::Tensor> none;
     // A buffer of zeros makes PyTorch's first step (buffer = gradient) like any other, so is_first_step stays
     // false.
@@ -43,14 +43,16 @@ class AdamW : public Optimizer {
       : Optimizer(options, layout, parameters, gradient, slices, {"exp_avg", "exp_avg_sq"}) {}
 
  private:
-  void update(Lists& lists, double lr, double weight_decay,
-              const std::optional<at::Tensor>& divisor) override {
-    const std::vector<at::Tensor> count(lists.parameters.size(),
-                                        at::full({}, static_cast<float>(steps_), at::kFloat));
+  void apply(Lists& lists, double lr, double weight_decay,
+             const std::optional<at::Tensor>& divisor) override {
+    const std::vector<at::Tensor> count(lists.parameters.size(), count_);
     at::_fused_adamw_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, lr,
                       options_.beta1, options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false,
                       /*maximize=*/false, divisor, std::nullopt);
   }
+  void prepare_step() override { count_ = at::full({}, static_cast<float>(steps_), at::kFloat); }
+
+  at::Tensor count_;
 };
 
 // The line cut where weight decay starts or ends to apply. Padding goes with the parameter before it: it is
@@ -91,36 +93,66 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
                      const at::Tensor& gradient, const std::vector<Range>& slices,
                      std::vector<std::string> moment_names)
     : options_(options), moment_names_(std::move(moment_names)) {
-  decayed_.moments.resize(moment_names_.size());
-  plain_.moments.resize(moment_names_.size());
   const auto runs = runs_of_decay(options, layout);
-  for (const Range& slice : slices) {
+  for (size_t s = 0; s < slices.size(); ++s) {
     for (const auto& [run, decay] : runs) {
-      const Range range = slice.intersect(run);
+      const Range range = slices[s].intersect(run);
       if (range.empty()) continue;
       Segment segment{range,
+                      s,
                       decay,
                       parameters.narrow(0, range.begin, range.size()),
                       gradient.narrow(0, range.begin, range.size()),
                       {}};
-      Lists& lists = decay ? decayed_ : plain_;
-      lists.parameters.push_back(segment.parameter);
-      lists.gradients.push_back(segment.gradient);
       for (size_t m = 0; m < moment_names_.size(); ++m) {
-        segment.moments.push_back(at::zeros({range.size()}, at::kFloat));
-        lists.moments[m].push_back(segment.moments.back());
+        segment.moments.push_back(at::zeros({range.size()}, parameters.options()));
       }
       segments_.push_back(std::move(segment));
     }
+    slices_.push_back(lists_of(s));
   }
 }
 
-void Optimizer::step(double lr, double gradient_divisor) {
+void Optimizer::add_to(Lists& lists, const Segment& segment, Range part) {
+  const auto cut = [&](const at::Tensor& whole) {
+    return whole.narrow(0, part.begin - segment.range.begin, part.size());
+  };
+  lists.parameters.push_back(cut(segment.parameter));
+  lists.gradients.push_back(cut(segment.gradient));
+  lists.moments.resize(segment.moments.size());
+  for (size_t m = 0; m < segment.moments.size(); ++m) lists.moments[m].push_back(cut(segment.moments[m]));
+}
+
+Optimizer::Slice Optimizer::lists_of(size_t slice) const {
+  Slice lists;
+  for (const Segment& segment : segments_) {
+    if (segment.slice != slice) continue;
+    Range rest = segment.range;
+    for (const Range& hole : untouched_) {
+      const Range part = Range{rest.begin, hole.begin}.intersect(rest);
+      if (!part.empty()) add_to(segment.decay ? lists.decayed : lists.plain, segment, part);
+      rest.begin = std::max(rest.begin, hole.end);
+    }
+    if (!rest.empty()) add_to(segment.decay ? lists.decayed : lists.plain, segment, rest);
+  }
+  return lists;
+}
+
+void Optimizer::start_step(double lr, double gradient_divisor, std::vector<Range> untouched) {
   ++steps_;
-  std::optional<at::Tensor> divisor;
-  if (gradient_divisor != 1) divisor = at::full({}, gradient_divisor, at::kFloat);
-  if (!decayed_.parameters.empty()) update(decayed_, lr, options_.weight_decay, divisor);
-  if (!plain_.parameters.empty()) update(plain_, lr, 0, divisor);
+  lr_ = lr;
+  divisor_.reset();
+  if (gradient_divisor != 1) divisor_ = at::full({}, gradient_divisor, at::kFloat);
+  untouched_ = std::move(untouched);
+  prepare_step();
+}
+
+void Optimizer::update(size_t slice) {
+  Slice rest;
+  if (!untouched_.empty()) rest = lists_of(slice);
+  Slice& lists = untouched_.empty() ? slices_[slice] : rest;
+  if (!lists.decayed.parameters.empty()) apply(lists.decayed, lr_, options_.weight_decay, divisor_);
+  if (!lists.plain.parameters.empty()) apply(lists.plain, lr_, 0, divisor_);
 }
 
 }  // namespace rekindle

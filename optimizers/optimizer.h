@@ -22,6 +22,7 @@ class Optimizer {
   // A stretch of the flat line whose elements are all updated alike.
   struct Segment {
     Range range;
+    size_t slice;                     // that it is part of
     bool decay;                       // whether weight decay applies
     at::Tensor parameter, gradient;   // views, [range.size()]
     std::vector<at::Tensor> moments;  // [range.size()], float32, in the order of moment_names()
@@ -35,9 +36,12 @@ class Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  // One update. The gradient is divided by `gradient_divisor` first (and written back so, where that is not
-  // 1): clipping rides on the update.
-  void step(double lr, double gradient_divisor = 1);
+  // One update: start_step(), then update() for every slice, in any order. The gradient is divided by
+  // `gradient_divisor` first (and written back so, where that is not 1): clipping rides on the update. What
+  // lies in `untouched` stays as it is, with its moments; it is empty, but for parameters that the step did
+  // not use.
+  void start_step(double lr, double gradient_divisor = 1, std::vector<Range> untouched = {});
+  void update(size_t slice);
 
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }  // of a resumed run
@@ -56,8 +60,10 @@ class Optimizer {
     std::vector<at::Tensor> parameters, gradients;
     std::vector<std::vector<at::Tensor>> moments;  // [moment][segment]
   };
-  virtual void update(Lists& lists, double lr, double weight_decay,
-                      const std::optional<at::Tensor>& divisor) = 0;
+  virtual void apply(Lists& lists, double lr, double weight_decay,
+                     const std::optional<at::Tensor>& divisor) = 0;
+  // Where the kernels' arithmetic depends on the step, once for all its updates.
+  virtual void prepare_step() {}
 
   OptimizerOptions options_;
   int64_t steps_ = 0;
@@ -65,7 +71,17 @@ class Optimizer {
  private:
   std::vector<std::string> moment_names_;
   std::vector<Segment> segments_;
-  Lists decayed_, plain_;
+  struct Slice {
+    Lists decayed, plain;
+  };
+  static void add_to(Lists& lists, const Segment& segment, Range part);
+  Slice lists_of(size_t slice) const;  // without what is untouched
+  std::vector<Slice> slices_;
+
+  // Of the step that runs.
+  double lr_ = 0;
+  std::optional<at::Tensor> divisor_;
+  std::vector<Range> untouched_;
 };
 
 // Whether weight decay applies to a parameter (OptimizerOptions::no_decay).

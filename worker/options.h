@@ -26,7 +26,9 @@ struct VerdictOptions {
 };
 
 enum class OnNan { kStop, kSkip };
-enum class Reproducible { kFast, kSameWorld };
+// What two runs of one job have in common. Any-world: the bits of the model, on any number of workers;
+// gradients are then added along one tree over `virtual_workers` parts of the batch.
+enum class Reproducible { kFast, kSameWorld, kAnyWorld };
 
 // `[run]`
 struct RunOptions {

@@ -8,9 +8,16 @@
 
 namespace rekindle {
 
+// Parts that a step's samples are cut in, each a virtual worker's: as the job says for any-world, else one a
+// rank. Throws bad_input where there are fewer than ranks.
+int virtual_workers(const Job& job, int world);
+
+// The fewest samples that a virtual worker may have: batch-norm needs two to take a variance of.
+int64_t least_samples(Model& model);
+
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
-// schedule that does not fit the data, and for a batch that leaves a rank a single sample where batch-norm
-// needs two.
+// schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch
+// of a single sample where batch-norm needs two.
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world);
 
 }  // namespace rekindle

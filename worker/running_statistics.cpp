@@ -2,47 +2,59 @@
 #include "worker/running_statistics.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
 
 namespace rekindle {
-namespace {
 
-at::Tensor flatten(const std::vector<at::Tensor>& tensors, at::ScalarType dtype) {
-  std::vector<at::Tensor> flat;
-  for (const at::Tensor& tensor : tensors) flat.push_back(tensor.reshape(-1).to(dtype));
-  return at::cat(flat);
-}
-
-void scatter(const at::Tensor& flat, std::vector<at::Tensor>& tensors) {
-  int64_t at = 0;
-  for (at::Tensor& tensor : tensors) {
-    tensor.copy_(flat.narrow(0, at, tensor.numel()).view(tensor.sizes()));
-    at += tensor.numel();
-  }
-}
-
-}  // namespace
-
-RunningStatistics::RunningStatistics(Communicator& communicator, const NamedState& state)
-    : communicator_(communicator) {
+RunningStatistics::RunningStatistics(const NamedState& state) {
   for (const auto& [name, buffer] : state.buffers) {
     (buffer.is_floating_point() ? values_ : counts_).push_back(buffer.detach());
   }
-  if (!values_.empty()) agreed_ = flatten(values_, at::kDouble);
+  for (const at::Tensor& value : values_) values_size_ += value.numel();
+  agreed_ = current();
 }
 
-void RunningStatistics::agree() {
-  if (!values_.empty()) {
-    // The mean change, not the mean: what no rank has changed stays as it is, to the bit.
-    change_ = flatten(values_, at::kDouble).sub_(agreed_);
-    communicator_.all_reduce(change_, Communicator::Op::kSum, "running statistics");
-    scatter(agreed_.add_(change_.div_(communicator_.world())), values_);
-    agreed_ = flatten(values_, at::kDouble);  // as the buffers hold it, which a resumed run starts from
+at::Tensor RunningStatistics::current() const {
+  std::vector<at::Tensor> flat{at::zeros({0}, at::kDouble)};
+  for (const auto* tensors : {&values_, &counts_}) {
+    for (const at::Tensor& tensor : *tensors) flat.push_back(tensor.reshape(-1).to(at::kCPU, at::kDouble));
   }
-  if (!counts_.empty()) {
-    most_ = flatten(counts_, at::kLong);
-    communicator_.all_reduce(most_, Communicator::Op::kMax, "running counts");
-    scatter(most_, counts_);
+  return at::cat(flat);
+}
+
+void RunningStatistics::reset() {
+  int64_t at = 0;
+  for (auto* tensors : {&values_, &counts_}) {
+    for (at::Tensor& tensor : *tensors) {
+      tensor.copy_(agreed_.narrow(0, at, tensor.numel()).view(tensor.sizes()));
+      at += tensor.numel();
+    }
   }
+}
+
+void RunningStatistics::write_change(double weight, std::span<double> change) const {
+  const at::Tensor now = current();
+  const double *after = now.const_data_ptr<double>(), *before = agreed_.const_data_ptr<double>();
+  for (int64_t i = 0; i < size(); ++i) {
+    // What nobody changed stays as it is, to the bit.
+    change[i] = (after[i] - before[i]) * (i < values_size_ ? weight : 1);
+  }
+}
+
+void RunningStatistics::apply(std::span<const double> sums,
+                              const std::vector<std::span<const double>>& rows) {
+  if (size() == 0) return;
+  double* agreed = agreed_.mutable_data_ptr<double>();
+  for (int64_t i = 0; i < values_size_; ++i) agreed[i] += sums[i];
+  for (int64_t i = values_size_; i < size(); ++i) {
+    double most = 0;
+    for (const auto& row : rows) most = std::max(most, row[i]);
+    agreed[i] += most;
+  }
+  reset();
+  agreed_ = current();  // as the buffers hold it, which a resumed run starts from
 }
 
 }  // namespace rekindle

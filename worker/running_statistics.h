@@ -3,28 +3,38 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <span>
 #include <vector>
 
-#include "comm/communicator.h"
+#include "comm/leaf_values.h"
 #include "warmstart/named_state.h"
 
 namespace rekindle {
 
-// Buffers that every rank updates from its own samples (batch-norm's) become one again after each step: what
-// changed is averaged over ranks, counts take the maximum. So all ranks evaluate and save one and the same
-// model, and a run that is stopped at any step goes on from exactly there.
+// Buffers that forward passes update from their samples (batch-norm's) move once a step: every virtual worker
+// starts from the same values, and what it changed is averaged over all of them, by their samples. Counts
+// move by the most that any moved them. So all ranks evaluate and save one and the same model, whatever their
+// number, and a run that is stopped at any step goes on from exactly there.
 class RunningStatistics {
  public:
-  // The buffers must be the same on every rank now.
-  RunningStatistics(Communicator& communicator, const NamedState& state);
+  explicit RunningStatistics(const NamedState& state);  // the buffers must be the same on every rank now
 
-  void agree();  // collective
+  int64_t size() const { return agreed_.numel(); }
+
+  void reset();  // to what was agreed last: before each virtual worker's passes, and where a step is skipped
+  // What changed since, to be shown to all; `weight` is the share of the step's samples that it came from.
+  void write_change(double weight, std::span<double> change) const;
+  // Takes what all virtual workers together changed. `sums` is over all of them; `rows` are theirs, for
+  // counts.
+  void apply(std::span<const double> sums, const std::vector<std::span<const double>>& rows);
 
  private:
-  Communicator& communicator_;
+  at::Tensor current() const;
+
   std::vector<at::Tensor> values_, counts_;
-  at::Tensor agreed_, change_;  // [elements of all values], float64
-  at::Tensor most_;             // [elements of all counts], int64
+  int64_t values_size_ = 0;
+  at::Tensor agreed_;  // [size()], float64: values, then counts
 };
 
 }  // namespace rekindle

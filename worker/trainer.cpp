@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/trainer.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,10 +12,14 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "worker/preflight.h"
 #include "worker/stop_signal.h"
 
 namespace rekindle {
 namespace {
+
+// What a row of the agreement holds: these, a flag for each parameter, and what the buffers changed by.
+enum : size_t { kLoss, kStop, kSeconds, kFirstParameter };
 
 Timeline timeline_of(const Run& run) {
   return Timeline(static_cast<int64_t>(run.split.train.size()), run.job.batch.global);
@@ -27,6 +29,24 @@ double end_of(const Length& duration, const Timeline& timeline) {
   return duration.is_time() ? std::numeric_limits<double>::infinity() : timeline.samples_in(duration, 0);
 }
 
+SumPlan plan_of(const Run& run) {
+  const int world = run.communicator.world();
+  return run.job.run.reproducible == Reproducible::kAnyWorld
+             ? SumPlan::along_tree(virtual_workers(run.job, world), world)
+             : SumPlan::in_order_of_ranks(world);
+}
+
+ReducerOptions reducer_options(const Run& run, const SumPlan& plan) {
+  const int64_t most = run.job.batch.microbatch, least = least_samples(run.model);
+  ReducerOptions options;
+  options.several_passes = false;
+  for (int64_t batch = 1; batch <= run.job.batch.global; ++batch) {
+    const int64_t working = std::clamp<int64_t>(batch / least, 1, plan.leaves());
+    options.several_passes |= most > 0 && (batch + working - 1) / working > most;
+  }
+  return options;
+}
+
 LoaderOptions loader_options(const Run& run) {
   LoaderOptions options;
   options.seed = run.job.run.seed;
@@ -34,6 +54,8 @@ LoaderOptions loader_options(const Run& run) {
   options.rank = run.communicator.rank();
   options.world = run.communicator.world();
   options.global_batch = run.job.batch.global;
+  options.virtual_workers = virtual_workers(run.job, options.world);
+  options.least_samples = least_samples(run.model);
   options.microbatch = run.job.batch.microbatch;
   options.mean = run.job.data.mean;
   options.std = run.job.data.std;
@@ -46,15 +68,15 @@ Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
     : run_(run),
       timeline_(timeline_of(run)),
       schedule_(run.job.schedule, timeline_, run.job.run.duration),
-      reducer_(run.communicator, run.parameters),
+      plan_(plan_of(run)),
+      reducer_(run.communicator, run.parameters, plan_, reducer_options(run, plan_)),
       optimizer_(Optimizer::create(run.job.optimizer, run.parameters.layout(), run.parameters.flat(),
                                    reducer_.gradient(), reducer_.slices())),
       checkpointer_(run, *optimizer_, std::move(lineage), std::move(card)),
       end_(end_of(run.job.run.duration, timeline_)),
       log_every_(run.job.run.log_every, timeline_, run.job.run.duration),
       evaluate_every_(run.job.evaluation.every, timeline_, run.job.run.duration),
-      save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration),
-      agreement_(at::zeros({3}, at::kDouble)) {}
+      save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration) {}
 
 bool Trainer::resume() {
   const std::optional<Progress> progress = checkpointer_.resume();
@@ -64,7 +86,9 @@ bool Trainer::resume() {
 
 Outcome Trainer::train() {
   run_.model.train();
-  statistics_ = std::make_unique<RunningStatistics>(run_.communicator, run_.state);
+  statistics_ = std::make_unique<RunningStatistics>(run_.state);
+  agreement_ = std::make_unique<LeafValues>(run_.communicator, plan_,
+                                            static_cast<int64_t>(first_statistic()) + statistics_->size());
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
@@ -83,65 +107,122 @@ Outcome Trainer::train() {
 // The way of a batch.
 Trainer::Step Trainer::train_step() {
   const StepBatches batches = loader_->next();
-  seed_dropout();
-  reducer_.start_step(static_cast<int>(batches.micro.size()));
   Step step{0, 0, schedule_.at(progress_), false};
-  for (const Batch& batch : batches.micro) {
-    // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
-    // however uneven.
-    const double weight = static_cast<double>(batch.samples()) / static_cast<double>(batches.global_samples);
-    const at::Tensor loss = run_.model.loss(batch);
-    loss.backward(at::full({}, weight, loss.options()));
-    step.loss += weight * loss.item<double>();
+  reducer_.start_step();
+  int leaf = plan_.first_leaf(run_.communicator.rank());
+  for (const std::vector<Batch>& passes : batches.shares) {
+    train_share(leaf++, passes, batches.global_samples);
   }
+  show();
   step.squared_norm = reducer_.finish().squared_norm;
-  const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - started_;
-  agree(step, seconds_before_ + trained.count());
+  agree(step);
   update(step);
-  statistics_->agree();
   progress_.samples += batches.global_samples;
   ++progress_.step;
   return step;
 }
 
-// So dropout depends on where it is used and not on what came before: a resumed run draws the same.
-void Trainer::seed_dropout() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  generator.set_current_seed(hash64({run_.job.run.seed, static_cast<uint64_t>(progress_.step),
-                                     static_cast<uint64_t>(run_.communicator.rank())}));
+// Forward and backward of one virtual worker; a rank is one itself, but for any-world.
+void Trainer::train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples) {
+  reducer_.start_leaf(static_cast<int>(passes.size()));
+  seed_dropout(leaf);
+  if (leaf > plan_.first_leaf(run_.communicator.rank())) statistics_->reset();
+  double loss = 0, share = 0;
+  for (const Batch& batch : passes) {
+    // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
+    // however uneven.
+    const double weight = static_cast<double>(batch.samples()) / static_cast<double>(global_samples);
+    const at::Tensor mean = run_.model.loss(batch);
+    mean.backward(at::full({}, weight, mean.options()));
+    loss += weight * mean.item<double>();
+    share += weight;
+  }
+  const std::span<double> row = agreement_->row(leaf);
+  std::fill(row.begin(), row.end(), 0.0);
+  row[kLoss] = loss;
+  statistics_->write_change(share, row.subspan(first_statistic()));
 }
 
-// What all ranks must know alike before the update: the loss, whether anyone was asked to stop, and rank 0's
-// clock.
-void Trainer::agree(Step& step, double seconds) {
-  double* agreed = agreement_.data_ptr<double>();
-  agreed[0] = step.loss;
-  agreed[1] = stop_requested();
-  agreed[2] = run_.is_root() ? seconds : 0;
-  run_.communicator.all_reduce(agreement_, Communicator::Op::kSum, "agreement");
-  step.loss = agreed[0];
-  step.stop = agreed[1] > 0;
-  progress_.seconds = agreed[2];
+// So dropout depends on where it is used and not on what came before: a resumed run draws the same.
+void Trainer::seed_dropout(int leaf) {
+  at::Generator generator = at::globalContext().defaultGenerator(run_.communicator.device());
+  generator.set_current_seed(
+      hash64({run_.job.run.seed, static_cast<uint64_t>(progress_.step), static_cast<uint64_t>(leaf)}));
+}
+
+// What all ranks must know alike before the update: the loss, whether anyone was asked to stop, rank 0's
+// clock, and which parameters are used.
+void Trainer::show() {
+  const std::span<double> row = agreement_->row(plan_.first_leaf(run_.communicator.rank()));
+  row[kStop] = stop_requested();
+  const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - started_;
+  row[kSeconds] = run_.is_root() ? seconds_before_ + trained.count() : 0;
+  for (size_t i = 0; i < run_.parameters.parameters().size(); ++i)
+    row[kFirstParameter + i] = reducer_.is_used(i);
+  agreement_->exchange();
+}
+
+void Trainer::agree(Step& step) {
+  const std::span<const double> sums = agreement_->sums();
+  step.loss = sums[kLoss];
+  step.stop = sums[kStop] > 0;
+  progress_.seconds = sums[kSeconds];
 }
 
 void Trainer::update(const Step& step) {
   const double most = run_.job.optimizer.max_grad_norm, norm = std::sqrt(step.squared_norm);
-  if (std::isfinite(norm) && std::isfinite(step.loss)) {
-    const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
-    optimizer_->step(step.lr, divisor);
-  } else if (run_.job.run.on_nan == OnNan::kStop) {
+  if (!std::isfinite(norm) || !std::isfinite(step.loss)) return skip();
+  const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
+  optimizer_->start_step(step.lr, divisor, unused_parameters());
+  // In the order of the next forward pass.
+  for (size_t bucket = reducer_.buckets().size(); bucket-- > 0;) {
+    optimizer_->update(bucket);
+    run_.communicator.all_gather(run_.parameters.flat(), reducer_.buckets()[bucket], kBlock);
+  }
+  run_.communicator.join("updated parameters");
+  std::vector<std::span<const double>> changes;
+  for (int leaf = 0; leaf < plan_.leaves(); ++leaf) {
+    changes.push_back(agreement_->shown(leaf).subspan(first_statistic()));
+  }
+  statistics_->apply(agreement_->sums().subspan(first_statistic()), changes);
+}
+
+void Trainer::skip() {
+  if (run_.job.run.on_nan == OnNan::kStop) {
     throw AgreedError(Error("loss or gradient is not finite at step " + std::to_string(progress_.step),
                             {"",
                              "lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
                              "run.on_nan = \"skip\" leaves such steps out",
                              ExitCode::kFailed}));
-  } else {
-    ++skipped_;
-    if (run_.is_root()) log_warning("step " + std::to_string(progress_.step) + " skipped: not finite");
   }
-  for (auto bucket = reducer_.buckets().rbegin(); bucket != reducer_.buckets().rend(); ++bucket) {
-    run_.communicator.all_gather(run_.parameters.flat(), *bucket, "updated parameters");
+  statistics_->reset();
+  ++skipped_;
+  if (run_.is_root()) log_warning("step " + std::to_string(progress_.step) + " skipped: not finite");
+}
+
+// What no rank gave a gradient for: it must not decay. Each with the padding behind it, so that the kernels
+// see whole blocks.
+std::vector<Range> Trainer::unused_parameters() {
+  const auto& entries = run_.parameters.layout().entries();
+  const std::span<const double> sums = agreement_->sums();
+  std::vector<Range> unused;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (sums[kFirstParameter + i] > 0) continue;
+    const bool last = i + 1 == entries.size();
+    unused.push_back(
+        {entries[i].range.begin, last ? run_.parameters.layout().size() : entries[i + 1].range.begin});
+    names.push_back("'" + entries[i].name + "'");
   }
+  if (!names.empty() && !named_unused_ && run_.is_root()) {
+    log_warning("the loss does not depend on " + enumerate(names) + ": left as they are");
+  }
+  named_unused_ |= !names.empty();
+  return unused;
+}
+
+size_t Trainer::first_statistic() const {
+  return kFirstParameter + run_.parameters.parameters().size();
 }
 
 bool Trainer::is_finished() const {

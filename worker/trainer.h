@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "comm/gradient_reducer.h"
+#include "comm/leaf_values.h"
 #include "data/loader.h"
 #include "optimizers/optimizer.h"
 #include "schedules/schedule.h"
@@ -43,9 +44,14 @@ class Trainer {
   };
 
   Step train_step();
-  void seed_dropout();
-  void agree(Step& step, double seconds);
+  void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
+  void seed_dropout(int leaf);
+  void show();
+  void agree(Step& step);
   void update(const Step& step);
+  void skip();
+  std::vector<Range> unused_parameters();
+  size_t first_statistic() const;  // in a row of the agreement
   bool is_finished() const;
   void log_step(const Step& step, const Progress& at, bool last);
   void save_and_evaluate(const Progress& before, bool last);
@@ -53,17 +59,19 @@ class Trainer {
   const Run& run_;
   Timeline timeline_;
   Schedule schedule_;
+  const SumPlan plan_;
   GradientReducer reducer_;
   std::unique_ptr<Optimizer> optimizer_;
   Checkpointer checkpointer_;
   double end_;  // of the run, in samples; endless where it ends by time
   Interval log_every_, evaluate_every_, save_every_;
-  at::Tensor agreement_;  // [3] float64
   Progress progress_;
   int64_t skipped_ = 0;  // updates, because of NaN
 
   // From the first step on.
   std::unique_ptr<RunningStatistics> statistics_;
+  std::unique_ptr<LeafValues> agreement_;  // what all ranks must know alike of a step
+  bool named_unused_ = false;
   std::unique_ptr<Loader> loader_;
   std::chrono::steady_clock::time_point started_;
   double seconds_before_ = 0;  // of training, before this process

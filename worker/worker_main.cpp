@@ -78,7 +78,7 @@ CommOptions comm_options(const Request& request) {
 // Threads, determinism and the seed that the initial weights come from.
 void set_up_torch(const Job& job) {
   at::set_num_threads(job.run.threads);
-  if (job.run.reproducible == Reproducible::kSameWorld) {
+  if (job.run.reproducible != Reproducible::kFast) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   }
   torch::manual_seed(job.run.seed);

@@ -89,14 +89,15 @@ void reduce_scatter_then_all_gather(Communicator& communicator) {
   const int world = communicator.world(), rank = communicator.rank();
   const int64_t size = 23 * kBlock;
   const std::vector<Range> buckets{{15 * kBlock, size}, {14 * kBlock, 15 * kBlock}, {0, 14 * kBlock}};
-  at::Tensor flat = communicator.allocate(size, at::kFloat);
+  at::Tensor flat = communicator.allocate(size, at::kFloat).view({1, size});
+  const SumPlan plan = SumPlan::in_order_of_ranks(world);
   at::Tensor result = communicator.allocate_shared(size, at::kFloat);
   at::Tensor squares = at::zeros({size / kBlock}, at::kDouble);
   for (int round = 0; round < 5; ++round) {
     float* values = flat.data_ptr<float>();
     for (int64_t i = 0; i < size; ++i) values[i] = static_cast<float>(value(rank, i + round));
-    for (const Range& bucket : buckets) communicator.reduce_scatter(flat, bucket, squares);
-    communicator.join();
+    for (const Range& bucket : buckets) communicator.reduce_scatter(flat, bucket, plan, squares);
+    communicator.join("sum");
     for (const Range& bucket : buckets) {
       const Range mine = FlatLayout::slice(bucket, rank, world);
       double sum = 0;
@@ -110,8 +111,9 @@ void reduce_scatter_then_all_gather(Communicator& communicator) {
       for (int64_t b = mine.begin / kBlock; b < mine.end / kBlock; ++b)
         blocks += squares.data_ptr<double>()[b];
       expect(blocks == sum, "squares");  // whole numbers: exact in any order
-      communicator.all_gather(result, bucket, "gather");
+      communicator.all_gather(result, bucket, kBlock);
     }
+    communicator.join("gather");
     for (int64_t i = 0; i < size; ++i) {
       expect(result.data_ptr<float>()[i] == static_cast<float>(expected_sum(world, i + round)),
              "gathered at " + std::to_string(i));
@@ -156,11 +158,9 @@ void memory_is_zeroed_and_ones_own(Communicator& communicator) {
   communicator.barrier("written");
   expect(mine.eq(communicator.rank() + 1).all().item<bool>(), "own memory");
   at::Tensor shared = communicator.allocate_shared(1000, at::kFloat);
-  if (communicator.shares_memory()) {
-    if (communicator.rank() == 0) shared.fill_(42);
-    communicator.barrier("written");
-    expect(shared.eq(42).all().item<bool>(), "one copy for all");
-  }
+  if (communicator.fills_shared()) shared.fill_(42);
+  communicator.barrier("written");
+  expect(shared.eq(42).all().item<bool>(), "one copy for all that do not fill it");
 }
 
 // Through files, so that nothing but the barrier keeps the ranks together.

@@ -8,9 +8,12 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <atomic>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "comm/thread_communicator.h"
 #include "core/error.h"
@@ -48,11 +51,11 @@ at::Tensor input(int rank, int pass) {
   return x;
 }
 
-// The gradients of all ranks and passes added up, by plain autograd.
+// The gradients of all leaves and passes added up, by plain autograd.
 std::vector<at::Tensor> expected(const std::vector<int>& passes) {
   Net net;
-  for (size_t rank = 0; rank < passes.size(); ++rank) {
-    for (int pass = 0; pass < passes[rank]; ++pass) net.loss(input(static_cast<int>(rank), pass)).backward();
+  for (size_t leaf = 0; leaf < passes.size(); ++leaf) {
+    for (int pass = 0; pass < passes[leaf]; ++pass) net.loss(input(static_cast<int>(leaf), pass)).backward();
   }
   std::vector<at::Tensor> gradients;
   for (auto& [name, parameter] : net.named) {
@@ -61,20 +64,31 @@ std::vector<at::Tensor> expected(const std::vector<int>& passes) {
   return gradients;
 }
 
-void check_sums(const std::vector<int>& passes, const ReducerOptions& options, bool shared) {
+// This rank's leaves of one step.
+GradientReducer::Result run_step(GradientReducer& reducer, const SumPlan& plan, int rank,
+                                 const std::vector<int>& passes,
+                                 const std::function<at::Tensor(int, int)>& loss) {
+  reducer.start_step();
+  for (int leaf = plan.first_leaf(rank); leaf < plan.first_leaf(rank + 1); ++leaf) {
+    reducer.start_leaf(passes[leaf]);
+    for (int pass = 0; pass < passes[leaf]; ++pass) loss(leaf, pass).backward();
+  }
+  return reducer.finish();
+}
+
+void check_sums(const SumPlan& plan, const std::vector<int>& passes, const ReducerOptions& options,
+                bool shared) {
   const std::vector<at::Tensor> want = expected(passes);
-  const int world = static_cast<int>(passes.size());
-  run_as_threads(world, {}, [&](Communicator& threads) {
+  run_as_threads(plan.world(), {}, [&](Communicator& threads) {
     OwnCopies apart(threads);
     Communicator& communicator = shared ? threads : apart;
     Net net;
     FlatParameters parameters(communicator, net.named);
-    GradientReducer reducer(communicator, parameters, options);
+    GradientReducer reducer(communicator, parameters, plan, options);
     for (int step = 0; step < 3; ++step) {
-      const int mine = passes[communicator.rank()];
-      reducer.start_step(mine);
-      for (int pass = 0; pass < mine; ++pass) net.loss(input(communicator.rank(), pass)).backward();
-      const double norm = reducer.finish().squared_norm;
+      const double norm = run_step(reducer, plan, communicator.rank(), passes, [&](int leaf, int pass) {
+                            return net.loss(input(leaf, pass));
+                          }).squared_norm;
 
       double squares = 0;
       for (size_t i = 0; i < want.size(); ++i) {
@@ -92,45 +106,138 @@ void check_sums(const std::vector<int>& passes, const ReducerOptions& options, b
         }
       }
       EXPECT_EQ(norm, squares);
+      EXPECT_FALSE(reducer.is_used(3));
       communicator.barrier("step");
     }
   });
 }
 
-void check(const std::vector<int>& passes, const ReducerOptions& options) {
-  for (const bool shared : {true, false}) check_sums(passes, options, shared);
+void check(const SumPlan& plan, const std::vector<int>& passes, const ReducerOptions& options = {}) {
+  for (const bool shared : {true, false}) check_sums(plan, passes, options, shared);
 }
 
 TEST(GradientReducer, SumsOverRanksAndPassesInAnyNumberOfBuckets) {
   for (const int64_t bytes : {int64_t{1} << 30, int64_t{40000}, int64_t{1}}) {
-    check({1}, {bytes, bytes});
-    check({1, 1}, {bytes, bytes});
-    check({2, 1, 3}, {bytes, bytes});
+    check(SumPlan::in_order_of_ranks(1), {1}, {bytes, bytes});
+    check(SumPlan::in_order_of_ranks(2), {1, 1}, {bytes, bytes});
+    check(SumPlan::in_order_of_ranks(3), {2, 1, 3}, {bytes, bytes});
   }
 }
 
-TEST(GradientReducer, ARankWithoutSamplesAddsNothing) {
-  check({1, 0, 2}, {});
+TEST(GradientReducer, SumsAlongATreeOnAnyWorld) {
+  for (const int world : {1, 2, 3, 5, 8}) {
+    check(SumPlan::along_tree(8, world), {1, 1, 1, 1, 1, 1, 1, 1}, {.several_passes = false});
+    check(SumPlan::along_tree(8, world), {2, 2, 3, 1, 2, 2, 0, 0});
+    check(SumPlan::along_tree(8, world), {1, 1, 1, 1, 1, 0, 0, 0}, {.several_passes = false});
+  }
+  check(SumPlan::along_tree(4, 3), {1, 2, 1, 1}, {1, 1});
 }
 
-TEST(GradientReducer, BucketsAreHandedInWhileBackwardRuns) {
-  // With one bucket a parameter, the last layer's is handed in before the first layer's gradient exists.
-  run_as_threads(2, {}, [](Communicator& communicator) {
-    Net net(/*with_unused=*/false);
+TEST(GradientReducer, ALeafWithoutSamplesAddsNothing) {
+  check(SumPlan::in_order_of_ranks(3), {1, 0, 2});
+}
+
+// A net whose sums are rounded, so that their order shows.
+std::vector<at::Tensor> rounded_sums(const SumPlan& plan, const std::vector<int>& passes) {
+  std::vector<at::Tensor> sums;
+  run_as_threads(plan.world(), {}, [&](Communicator& communicator) {
+    Net net;
+    for (auto& [name, parameter] : net.named) parameter.detach().add_(0.01);
     FlatParameters parameters(communicator, net.named);
-    GradientReducer reducer(communicator, parameters, {1, 1});
+    GradientReducer reducer(communicator, parameters, plan, {4000, 40000});
+    at::Tensor whole = communicator.allocate_shared(parameters.layout().size(), at::kFloat);
+    run_step(reducer, plan, communicator.rank(), passes, [&](int leaf, int pass) {
+      const at::Tensor x = input(leaf, pass).mul(1.1 + 0.37 * leaf * leaf + 0.01 * pass);
+      return net.loss(x).mul(1e-3).sin();
+    });
+    for (const Range& slice : reducer.slices()) {
+      whole.narrow(0, slice.begin, slice.size())
+          .copy_(reducer.gradient().narrow(0, slice.begin, slice.size()));
+    }
+    communicator.barrier("copied");
+    if (communicator.rank() == 0) sums.push_back(whole.clone());
+    communicator.barrier("cloned");
+  });
+  return sums;
+}
+
+TEST(GradientReducer, TheTreesBitsDoNotDependOnTheWorld) {
+  const std::vector<std::vector<int>> cases{{1, 1, 1, 1, 1, 1, 1, 1}, {2, 1, 3, 1, 2, 2, 1, 0}};
+  for (const std::vector<int>& passes : cases) {
+    const at::Tensor alone = rounded_sums(SumPlan::along_tree(8, 1), passes)[0];
+    ASSERT_GT(alone.abs().sum().item<float>(), 0);
+    for (const int world : {2, 3, 4, 5, 6, 7, 8}) {
+      EXPECT_TRUE(alone.equal(rounded_sums(SumPlan::along_tree(8, world), passes)[0])) << world;
+    }
+  }
+}
+
+// One layer, used twice where `twice`: autograd then adds two gradients for its weight.
+void check_lending(bool twice) {
+  run_as_threads(1, {}, [&](Communicator& communicator) {
+    std::vector<std::pair<std::string, at::Tensor>> named{{"weight", at::zeros({5, 5}, at::kFloat)}};
+    named[0].second.fill_(0.5).requires_grad_(true);
+    FlatParameters parameters(communicator, named);
+    const SumPlan plan = SumPlan::in_order_of_ranks(1);
+    GradientReducer reducer(communicator, parameters, plan);
+    const at::Tensor& weight = named[0].second;
+    bool in_place = false;
+    weight.register_hook([&](const at::Tensor& gradient) {
+      in_place = gradient.const_data_ptr() == reducer.gradient().const_data_ptr();
+    });
+    const at::Tensor x = at::full({3, 5}, 2, at::kFloat);
+    const auto loss = [&](int, int) {
+      const at::Tensor y = at::linear(x, weight);
+      return (twice ? at::linear(y, weight) : y).sum();
+    };
+    run_step(reducer, plan, 0, {1}, loss);
+    EXPECT_EQ(in_place, !twice);
+    // Of y = W x: rows of 3 * 2. Of W (W x): by hand, W's gradient is 15 for the outer use and 15 for the
+    // inner.
+    EXPECT_TRUE(reducer.gradient().narrow(0, 0, 25).eq(twice ? 30 : 6).all().item<bool>());
+  });
+}
+
+TEST(GradientReducer, ALinearLayersGradientIsWrittenWhereItIsSummed) {
+  check_lending(false);
+}
+
+TEST(GradientReducer, AWeightThatIsUsedTwiceGetsBothGradients) {
+  check_lending(true);
+}
+
+TEST(GradientReducer, BucketsAreSummedWhileBackwardRuns) {
+  // One bucket a parameter. Rank 0 hands in all it has; rank 1 comes later and, when it is about to have the
+  // first layer's gradient, finds the last layer's bucket, a block that it owns, summed.
+  std::atomic<bool> rank_zero_is_through{false};
+  run_as_threads(2, {}, [&](Communicator& communicator) {
+    Net net(/*with_unused=*/false);
+    const SumPlan plan = SumPlan::in_order_of_ranks(2);
+    const std::vector<at::Tensor> want = expected({2, 2});
+    FlatParameters parameters(communicator, net.named);
+    GradientReducer reducer(communicator, parameters, plan, {1, 1});
     EXPECT_EQ(reducer.buckets().size(), 3u);
     EXPECT_EQ(reducer.buckets().front().end, parameters.layout().size());
     EXPECT_EQ(reducer.buckets().back().begin, 0);
     std::vector<size_t> handed_in;
-    net.named[0].second.register_hook([&](const at::Tensor&) { handed_in.push_back(reducer.handed_in()); });
-    for (int pass = 0; pass < 2; ++pass) {
-      if (pass == 0) reducer.start_step(2);
-      net.loss(input(communicator.rank(), pass)).backward();
+    bool summed = false;
+    net.named[0].second.register_hook([&](const at::Tensor&) {
+      handed_in.push_back(reducer.handed_in());
+      const Range last = parameters.layout().entries()[2].range;
+      const at::Tensor bucket = reducer.gradient().narrow(0, last.begin, last.size()).view({3, 70});
+      summed = bucket.equal(want[2]);
+    });
+    if (communicator.rank() == 1) {
+      while (!rank_zero_is_through) std::this_thread::yield();
     }
+    reducer.start_step();
+    reducer.start_leaf(2);
+    for (int pass = 0; pass < 2; ++pass) net.loss(input(communicator.rank(), pass)).backward();
+    if (communicator.rank() == 0) rank_zero_is_through = true;
     EXPECT_EQ(handed_in.size(), 2u);
     EXPECT_EQ(handed_in[0], 0u);  // not in a pass that others follow
     EXPECT_GE(handed_in[1], 1u);
+    EXPECT_EQ(summed, communicator.rank() == 1);
     reducer.finish();
     EXPECT_EQ(reducer.handed_in(), 3u);
     communicator.barrier("step");

@@ -49,7 +49,10 @@ at::Tensor train(const OptimizerOptions& options, int world, int steps, double l
       for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
         gradients.data_ptr<float>()[i] = gradient(i, step);
     }
-    for (auto& shard : shards) shard->step(lr, divisor);
+    for (auto& shard : shards) {
+      shard->start_step(lr, divisor);
+      shard->update(0);
+    }
   }
   return parameters;
 }

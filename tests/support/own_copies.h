@@ -15,21 +15,22 @@ class OwnCopies : public Communicator {
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override {
     return inner_.allocate(numel, dtype);
   }
-  bool shares_memory() const override { return false; }
+  bool fills_shared() const override { return true; }
   void all_reduce(at::Tensor tensor, Op op, const char* name) override {
     inner_.all_reduce(tensor, op, name);
   }
-  void reduce_scatter(at::Tensor flat, Range range, at::Tensor squares) override {
-    inner_.reduce_scatter(flat, range, squares);
+  void reduce_scatter(at::Tensor parts, Range range, const SumPlan& plan, at::Tensor squares) override {
+    inner_.reduce_scatter(parts, range, plan, squares);
   }
-  void join() override { inner_.join(); }
-  void all_gather(at::Tensor flat, Range range, const char* name) override {
-    inner_.all_gather(flat, range, name);
+  void all_gather(at::Tensor tensor, Range range, int64_t unit) override {
+    inner_.all_gather(tensor, range, unit);
   }
+  void join(const char* name) override { inner_.join(name); }
   void broadcast(at::Tensor tensor, int root, const char* name) override {
     inner_.broadcast(tensor, root, name);
   }
   void barrier(const char* name) override { inner_.barrier(name); }
+  std::unique_ptr<Communicator> split(int group) override { return inner_.split(group); }
   void abort() noexcept override { inner_.abort(); }
 
  private:
