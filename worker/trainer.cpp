@@ -59,6 +59,7 @@ LoaderOptions loader_options(const Run& run) {
   options.microbatch = run.job.batch.microbatch;
   options.mean = run.job.data.mean;
   options.std = run.job.data.std;
+  options.augment = run.job.data.augment;
   return options;
 }
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "data/gather.h"
+#include "data/loader.h"
 #include "tests/data/errors.h"
 #include "tests/data/files.h"
 #include "tests/support/temp_directory.h"
@@ -109,6 +110,54 @@ TEST_F(AugmentTest, AnImageIsTheSameWhereverItStandsInABatch) {
     const Batch alone = gather(data, std::span(indices).subspan(i, 1), 0, 1, memory, &augmentation);
     EXPECT_EQ(image_of(alone, 0), image_of(together, i));
   }
+}
+
+// The images of the first steps, as all ranks together see them.
+std::vector<std::vector<float>> seen_by(const Dataset& data, LoaderOptions options, int64_t start,
+                                        int steps) {
+  std::vector<int64_t> all;
+  for (int64_t i = 0; i < data.size(); ++i) all.push_back(i);
+  std::vector<std::vector<std::vector<float>>> of_step(static_cast<size_t>(steps));
+  for (options.rank = 0; options.rank < options.world; ++options.rank) {
+    Loader loader(data, all, options, start);
+    for (auto& images : of_step) {
+      for (const auto& passes : loader.next().shares) {
+        for (const Batch& batch : passes) {
+          for (int64_t i = 0; i < batch.samples(); ++i) images.push_back(image_of(batch, i));
+        }
+      }
+    }
+  }
+  std::vector<std::vector<float>> images;
+  for (const auto& step : of_step) images.insert(images.end(), step.begin(), step.end());
+  return images;
+}
+
+TEST_F(AugmentTest, AnyNumberOfWorkersSeesTheSamePixelsAlsoWhenResumed) {
+  const Dataset data = bytes();
+  LoaderOptions options;
+  options.seed = 4;
+  options.shuffle = false;
+  options.global_batch = 20;
+  options.augment = kBoth;
+  const auto images = seen_by(data, options, 0, 6);  // two epochs
+  ASSERT_EQ(images.size(), 2u * kImages);
+  for (const int world : {2, 3, 7}) {
+    options.world = options.virtual_workers = world;
+    options.microbatch = 4;
+    EXPECT_EQ(seen_by(data, options, 0, 6), images) << world;
+    EXPECT_EQ(seen_by(data, options, 40, 4), std::vector(images.begin() + 40, images.end())) << world;
+  }
+
+  BatchMemory memory;
+  int differ = 0;
+  for (int64_t i = 0; i < 2 * kImages; ++i) {
+    const Augmentation of_epoch(kBoth, 4, i / kImages);
+    const std::vector<int64_t> sample{i % kImages};
+    EXPECT_EQ(images[i], image_of(gather(data, sample, 0, 1, memory, &of_epoch), 0)) << i;
+    if (i < kImages) differ += images[i] != images[i + kImages];
+  }
+  EXPECT_GT(differ, kImages * 9 / 10);  // a new draw in the second epoch
 }
 
 TEST(Augmentation, EverySampleEpochAndSeedDrawsAnew) {
