@@ -65,7 +65,7 @@ std::vector<size_t> odd_ranks(const Table& table, size_t column, size_t& usual) 
 
 DesyncGuard::DesyncGuard(Communicator& communicator, const NamedState& state)
     : communicator_(communicator), state_(state) {
-  const bool has_copy = !communicator.shares_memory() || communicator.rank() == 0;
+  const bool has_copy = communicator.fills_shared();
   const at::Tensor copies = at::full({1}, static_cast<int64_t>(has_copy), at::kLong);
   communicator.all_reduce(copies, Communicator::Op::kSum, "copies of the parameters");
   compares_parameters_ = has_copy && copies.item<int64_t>() > 1;
