@@ -4,6 +4,9 @@
 # The wheel's own CMake package switches the CUDA language on and fails without a whole CUDA toolkit. What we need of
 # it is two include paths and two libraries, so we take just these. A toolkit on the machine is never looked at.
 #
+# Where it has CUDA there is rekindle::torch_cuda too, for what calls CUDA's runtime and NCCL: headers of both, libc10_cuda
+# and the runtime. libtorch_cuda and libnccl are loaded when there is a GPU (comm/nccl_library.h).
+#
 # TORCH_ROOT (CMake or environment) names the folder that holds include/ and lib/; default: .deps/ as
 # scripts/setup.sh makes it.
 
@@ -40,4 +43,28 @@ if(LibTorch_FOUND AND NOT TARGET rekindle::torch)
     INTERFACE_LINK_LIBRARIES "${LibTorch_CPU_LIBRARY};${LibTorch_C10_LIBRARY}")
   get_filename_component(LibTorch_LIBRARY_DIR ${LibTorch_CPU_LIBRARY} DIRECTORY)
 endif()
-mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY)
+
+# The wheel's dependencies lie beside it: nvidia/nccl, nvidia/cu13.
+set(_nvidia ${LibTorch_LIBRARY_DIR}/../../nvidia)
+file(GLOB _cuda_hints ${_nvidia}/cu* ${_nvidia}/cuda_runtime)
+find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS ${LibTorch_LIBRARY_DIR} NO_DEFAULT_PATH)
+find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
+find_path(LibTorch_NCCL_INCLUDE_DIR nccl.h PATHS ${_nvidia}/nccl PATH_SUFFIXES include NO_DEFAULT_PATH)
+if(LibTorch_CUDA_INCLUDE_DIR)
+  file(GLOB LibTorch_CUDART_LIBRARY ${LibTorch_CUDA_INCLUDE_DIR}/../lib/libcudart.so.*)
+endif()
+if(LibTorch_C10_CUDA_LIBRARY AND LibTorch_CUDART_LIBRARY AND LibTorch_NCCL_INCLUDE_DIR)
+  set(LibTorch_HAS_CUDA TRUE)
+  get_filename_component(LibTorch_CUDART_DIR ${LibTorch_CUDART_LIBRARY} REALPATH)
+  get_filename_component(LibTorch_CUDART_DIR ${LibTorch_CUDART_DIR} DIRECTORY)
+  if(NOT TARGET rekindle::torch_cuda)
+    add_library(rekindle::torch_cuda INTERFACE IMPORTED)
+    set_target_properties(rekindle::torch_cuda PROPERTIES
+      INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_NCCL_INCLUDE_DIR};${LibTorch_CUDA_INCLUDE_DIR}"
+      INTERFACE_LINK_LIBRARIES "${LibTorch_C10_CUDA_LIBRARY};${LibTorch_CUDART_LIBRARY};${CMAKE_DL_LIBS}")
+  endif()
+else()
+  set(LibTorch_HAS_CUDA FALSE)
+endif()
+mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_C10_CUDA_LIBRARY
+                 LibTorch_CUDA_INCLUDE_DIR LibTorch_NCCL_INCLUDE_DIR)

@@ -11,6 +11,7 @@
 #include "comm/mpi_calls.h"
 #include "comm/mpi_cluster_communicator.h"
 #include "comm/mpi_node_communicator.h"
+#include "comm/mpi_segments.h"
 #include "core/log.h"
 
 namespace rekindle {
@@ -27,6 +28,7 @@ std::vector<int> ranks_of(MPI_Comm comm, int mine) {
 }  // namespace
 
 MpiSession::MpiSession(int* argc, char*** argv) {
+  find_room_for_segments();
   int granted = 0;
   check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &granted), "MPI_Init_thread");
   may_help_ = granted >= MPI_THREAD_SERIALIZED;

@@ -11,6 +11,9 @@ struct CommOptions {
   // How many ranks of a machine exchange through memory that they share; 0: all. Fewer make several nodes of
   // one machine, and 1 leaves them messages alone: for tests, and for comparison.
   int ranks_per_node = 0;
+  // NCCL is told of the memory that it reduces in, and then reads and writes there without copies of its own.
+  // False: for comparison, and where that is suspected.
+  bool register_memory = true;
 };
 
 }  // namespace rekindle
