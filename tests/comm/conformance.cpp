@@ -201,7 +201,8 @@ void check_tree(Communicator& communicator, int leaves) {
     expect(values[i] == tree_value({0, leaves}, i), "along the tree at " + std::to_string(i));
   }
   for (int64_t block = 0; block < size / kBlock; ++block) {
-    expect(squares.data_ptr<double>()[block] == sum_of_squares(values + block * kBlock, kBlock), "squares");
+    const double sum = sum_of_squares(values + block * kBlock, kBlock);
+    expect(std::abs(squares.data_ptr<double>()[block] - sum) <= 1e-12 * sum, "squares");
   }
 }
 
@@ -228,7 +229,7 @@ void all_gather_to_own_memory(Communicator& communicator) {
 
 // Odd and even ranks part and do different things, then all meet again.
 void groups_are_worlds_of_their_own(Communicator& communicator) {
-  const int group = communicator.rank() % 2 == 0 ? -3 : 5;
+  const int group = communicator.rank() % 2 == 0 ? 0 : 5;
   std::vector<int> members;
   for (int r = communicator.rank() % 2; r < communicator.world(); r += 2) members.push_back(r);
   const std::unique_ptr<Communicator> part = communicator.split(group);
