@@ -20,14 +20,18 @@ class MpiSession {
   int rank() const { return rank_; }
   int world() const { return world_; }
 
-  // Collective. Ranks on one node exchange through memory that they share; otherwise, or where that memory
-  // cannot be had on some rank, through plain MPI, and rank 0 logs why.
+  // Collective. Where there are GPUs, each rank takes the one of its place on the node, and they exchange by
+  // NCCL: a node with some GPUs and more ranks is an error. Without, or between their hosts, ranks on one
+  // node exchange through memory that they share; otherwise, or where that memory cannot be had on some rank,
+  // through plain MPI, and rank 0 logs why.
   std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
   // Leaves with this exit code, upon which mpirun ends the others: for an error that they do not know of.
   [[noreturn]] void leave(int exit_code);
 
  private:
+  std::unique_ptr<Communicator> make_host_communicator(const CommOptions& options);
+
   int rank_ = 0, world_ = 1;
 };
 

@@ -5,6 +5,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -71,7 +72,9 @@ struct Request {
 
 CommOptions comm_options(const Request& request) {
   CommOptions options;
-  if (request.job) options.deadline = request.job->run.deadline;
+  if (!request.job) return options;
+  options.deadline = request.job->run.deadline;
+  options.same_bits = request.job->run.reproducible != Reproducible::kFast;
   return options;
 }
 
@@ -80,6 +83,7 @@ void set_up_torch(const Job& job) {
   at::set_num_threads(job.run.threads);
   if (job.run.reproducible != Reproducible::kFast) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // which cuBLAS asks for then
   }
   torch::manual_seed(job.run.seed);
 }
@@ -121,6 +125,7 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
   Trainee trainee;
   together(communicator, "model", [&] {
     trainee.model = make_model(job.model, data.shape());
+    trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_trainable(trainee.state.parameters);
     check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());

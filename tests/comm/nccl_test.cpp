@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "comm/gradient_reducer.h"
 #include "comm/nccl_library.h"
 #include "comm/nccl_sums.h"
 #include "core/error.h"
@@ -89,6 +90,50 @@ TEST(NcclCommunicator, ATreeHasTheSameBitsOnAnyNumberOfRanks) {
                 [&](NcclCommunicator&, OnFake& strict) { check_tree(strict, expected, squares); });
     EXPECT_THAT(fake.complaints(), IsEmpty());
   }
+}
+
+// The whole way: parameters in one line, hooks of backward, buckets, slices, norm.
+TEST(NcclCommunicator, ThePartsOfAStepFitOnIt) {
+  const auto gradient_of = [](int world) {
+    FakeNccl fake(world);
+    at::Tensor whole = at::zeros({3 * kBlock}, at::kFloat);
+    double norm = 0;
+    run_on_fake(fake, world, {}, [&](NcclCommunicator&, OnFake& strict) {
+      FlatParameters::Named named;
+      for (const char* name : {"first", "second", "third"}) {
+        named.emplace_back(name, at::zeros({1000}, at::kFloat).fill_(strict.rank()).set_requires_grad(true));
+      }
+      const FlatParameters parameters(strict, named);
+      EXPECT_EQ(named[1].second[999].item<float>(), 0);  // rank 0's
+      const SumPlan plan = SumPlan::along_tree(4, world);
+      GradientReducer reducer(strict, parameters, plan, {4 * kBlock, 4 * kBlock});
+      for (int step = 0; step < 2; ++step) {
+        reducer.start_step();
+        for (int leaf = plan.first_leaf(strict.rank()); leaf < plan.first_leaf(strict.rank() + 1); ++leaf) {
+          reducer.start_leaf(1);
+          const at::Tensor factors = subtree_sum({leaf, 1}, 1000);
+          at::Tensor loss = at::zeros({}, at::kFloat);
+          for (size_t i = 0; i < named.size(); ++i) {
+            loss = loss.add(named[i].second.add(static_cast<double>(i)).pow(2).mul(factors).sum());
+          }
+          loss.backward();
+        }
+        const double squared = reducer.finish().squared_norm;
+        for (const Range& slice : reducer.slices()) {
+          whole.narrow(0, slice.begin, slice.size())
+              .copy_(reducer.gradient().narrow(0, slice.begin, slice.size()));
+        }
+        if (strict.rank() == 0) norm = squared;
+        strict.barrier("step");
+      }
+    });
+    EXPECT_THAT(fake.complaints(), IsEmpty());
+    EXPECT_NEAR(whole.to(at::kDouble).pow(2).sum().item<double>() / norm, 1, 1e-12);
+    return whole;
+  };
+  const at::Tensor alone = gradient_of(1);
+  EXPECT_NE(alone.narrow(0, 2 * kBlock, 1000).abs().sum().item<float>(), 0);
+  for (const int world : {2, 3, 4}) EXPECT_TRUE(at::equal(gradient_of(world), alone)) << world;
 }
 
 TEST(NcclSums, SquaresOfABlockDoNotDependOnHowManyThereAre) {
@@ -395,6 +440,21 @@ TEST(NcclStart, TheStatusOfTheIdComesBeforeTheId) {
   EXPECT_THAT(errors, SizeIs(3));
   for (const auto& [rank, error] : errors) EXPECT_THAT(error, HasSubstr("ncclGetUniqueId failed: result 2"));
   EXPECT_THAT(fake.calls(1), Not(Contains("ncclCommInitRankConfig")));
+}
+
+TEST(NcclStart, EachRankTakesTheGpuOfItsPlace) {
+  const auto chosen = [](std::vector<int> places, std::vector<int> gpus) {
+    std::vector<int> chosen(places.size());
+    run_as_threads(static_cast<int>(places.size()), {}, [&](Communicator& host) {
+      chosen[host.rank()] = choose_gpu(host, places[host.rank()], gpus[host.rank()]);
+    });
+    return chosen;
+  };
+  EXPECT_THAT(chosen({0, 1, 2}, {0, 0, 0}), ElementsAre(-1, -1, -1));
+  EXPECT_THAT(chosen({0, 1, 0, 1}, {2, 2, 8, 8}), ElementsAre(0, 1, 0, 1));  // two nodes
+  EXPECT_THAT(chosen({0, 1}, {1, 1}), ElementsAre(0, 0));                    // each sees its own alone
+  EXPECT_THROW(chosen({0, 1, 2}, {2, 2, 2}), AgreedError);                   // more than there are
+  EXPECT_THROW(chosen({0, 0}, {1, 0}), AgreedError);                         // a node without
 }
 
 // ---- failures of calls ----
