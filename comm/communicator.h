@@ -66,7 +66,8 @@ class Communicator {
   virtual void broadcast(at::Tensor tensor, int root, const char* name) = 0;
   virtual void barrier(const char* name) = 0;
 
-  // A communicator of the ranks that give the same `group`, in their order here.
+  // A communicator of the ranks that give the same `group`, in their order here. It lives no longer than this
+  // one.
   virtual std::unique_ptr<Communicator> split(int group);
 
   // Makes the other ranks' waits end with an error that names this one. Not collective.

@@ -168,8 +168,11 @@ void GradientReducer::hand_in_ready() {
   }
 }
 
-GradientReducer::Result GradientReducer::finish() {
+void GradientReducer::end_passes() {
   end_leaf();
+}
+
+GradientReducer::Result GradientReducer::finish() {
   communicator_.join("gradient sum");
   for (const Range& bucket : buckets_) {
     communicator_.all_gather(squares_, {bucket.begin / kBlock, bucket.end / kBlock}, 1);

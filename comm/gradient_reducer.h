@@ -46,8 +46,9 @@ class GradientReducer {
   void start_step();
   void start_leaf(int passes);
 
-  // Collective, after the last pass: returns once this rank's slices hold the sum. Joins all that was started
-  // before it.
+  // Collective, after the last pass: end_passes() hands in what is left, finish() returns once this rank's
+  // slices hold the sum; it joins all that was started before it.
+  void end_passes();
   Result finish();
 
   // Memory for the gradient of a parameter, of its shape, where the gradient that this pass gives will lie:

@@ -18,4 +18,16 @@ inline void check_mpi(int code, const char* call) {
   throw Error(std::string(call) + " failed: " + std::string(text, length));
 }
 
+inline int rank_in(MPI_Comm comm) {
+  int rank = 0;
+  MPI_Comm_rank(comm, &rank);
+  return rank;
+}
+
+inline int size_of(MPI_Comm comm) {
+  int size = 1;
+  MPI_Comm_size(comm, &size);
+  return size;
+}
+
 }  // namespace rekindle

@@ -7,6 +7,7 @@
 
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "comm/mpi_calls.h"
 
@@ -40,15 +41,6 @@ bool all_agree(MPI_Comm comm, bool mine) {
   return agreed != 0;
 }
 
-bool one_node(MPI_Comm comm, int world) {
-  MPI_Comm node;
-  check_mpi(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
-  int local = 0;
-  MPI_Comm_size(node, &local);
-  MPI_Comm_free(&node);
-  return all_agree(comm, local == world);
-}
-
 }  // namespace
 
 MpiNodeCommunicator::MpiNodeCommunicator(MPI_Comm comm, int rank, int world)
@@ -56,21 +48,18 @@ MpiNodeCommunicator::MpiNodeCommunicator(MPI_Comm comm, int rank, int world)
 
 MpiNodeCommunicator::~MpiNodeCommunicator() {
   for (const Mapping& mapping : mappings_) munmap(mapping.address, mapping.bytes);
-  // The duplicate is not freed: MPI_Comm_free is collective, and destructors do not communicate.
+  // The communicator is not freed: MPI_Comm_free is collective, and destructors do not communicate.
 }
 
-std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm parent,
-                                                                 const CommOptions& options) {
+std::unique_ptr<MpiNodeCommunicator> MpiNodeCommunicator::create(MPI_Comm comm,
+                                                                 SharedGroup::Setting setting) {
   int rank = 0, world = 1;
-  MPI_Comm_rank(parent, &rank);
-  MPI_Comm_size(parent, &world);
-  if (!one_node(parent, world)) return nullptr;
-  MPI_Comm comm;
-  check_mpi(MPI_Comm_dup(parent, &comm), "MPI_Comm_dup");
+  MPI_Comm_rank(comm, &rank);
+  MPI_Comm_size(comm, &world);
   std::unique_ptr<MpiNodeCommunicator> made(new MpiNodeCommunicator(comm, rank, world));
   Region group;
   if (!made->try_map(SharedGroup::bytes_for(world), true, group)) return nullptr;
-  made->meet(group[rank], options.deadline);
+  made->meet(group[rank], std::move(setting));
   return made;
 }
 
@@ -113,6 +102,16 @@ NodeCommunicator::Region MpiNodeCommunicator::map_region(size_t bytes, bool one_
   if (try_map(bytes, one_for_all, region)) return region;
   throw Error("no memory of " + std::to_string(bytes >> 20) + " MiB to share on some rank",
               {"rank " + std::to_string(rank()), "check the memory limit of the job or container"});
+}
+
+// All have arrived here, for they have agreed about the groups.
+std::unique_ptr<NodeCommunicator> MpiNodeCommunicator::split_off(const std::vector<int>& members, int index) {
+  MPI_Comm comm;
+  check_mpi(MPI_Comm_split(comm_, members.front(), index, &comm), "MPI_Comm_split");
+  auto made = create(comm, setting_of(members));
+  if (made == nullptr)
+    throw Error("no memory to share on some rank of a group", {"rank " + std::to_string(rank()), ""});
+  return made;
 }
 
 }  // namespace rekindle

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "comm/node_communicator.h"
-#include "comm/options.h"
 
 namespace rekindle {
 
@@ -16,9 +15,9 @@ namespace rekindle {
 // small. MPI serves only to tell each other where the memory is.
 class MpiNodeCommunicator : public NodeCommunicator {
  public:
-  // Collective over `parent`, which is duplicated. Null, on every rank, where some rank is on another node or
-  // cannot map the others' memory.
-  static std::unique_ptr<MpiNodeCommunicator> create(MPI_Comm parent, const CommOptions& options);
+  // Collective over `comm`, which it owns from then on: ranks of one machine. Null, on every rank, where some
+  // rank cannot map the others' memory.
+  static std::unique_ptr<MpiNodeCommunicator> create(MPI_Comm comm, SharedGroup::Setting setting);
   ~MpiNodeCommunicator() override;
 
  private:
@@ -30,6 +29,7 @@ class MpiNodeCommunicator : public NodeCommunicator {
   MpiNodeCommunicator(MPI_Comm comm, int rank, int world);
   bool try_map(size_t bytes, bool one_for_all, Region& region);
   Region map_region(size_t bytes, bool one_for_all) override;
+  std::unique_ptr<NodeCommunicator> split_off(const std::vector<int>& members, int index) override;
 
   MPI_Comm comm_;
   std::vector<Mapping> mappings_;

@@ -4,10 +4,14 @@
 #include <mpi.h>
 
 #include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "comm/mpi_calls.h"
-#include "comm/mpi_communicator.h"
+#include "comm/mpi_cluster_communicator.h"
 #include "comm/mpi_node_communicator.h"
+#include "comm/mpi_segments.h"
 #include "comm/nccl_communicator.h"
 #include "comm/nccl_library.h"
 #include "core/log.h"
@@ -26,11 +30,20 @@ int place_on_node() {
   return place;
 }
 
+// What `mine` is on each rank of `comm`.
+std::vector<int> ranks_of(MPI_Comm comm, int mine) {
+  std::vector<int> all(size_of(comm));
+  check_mpi(MPI_Allgather(&mine, 1, MPI_INT, all.data(), 1, MPI_INT, comm), "MPI_Allgather");
+  return all;
+}
+
 }  // namespace
 
 MpiSession::MpiSession(int* argc, char*** argv) {
+  find_room_for_segments();
   int granted = 0;
-  check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &granted), "MPI_Init_thread");
+  check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &granted), "MPI_Init_thread");
+  may_help_ = granted >= MPI_THREAD_SERIALIZED;
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &world_);
@@ -56,12 +69,29 @@ std::unique_ptr<Communicator> MpiSession::make_communicator(const CommOptions& o
 }
 
 std::unique_ptr<Communicator> MpiSession::make_host_communicator(const CommOptions& options) {
-  if (options.node_memory) {
-    auto communicator = MpiNodeCommunicator::create(MPI_COMM_WORLD, options);
-    if (communicator) return communicator;
-    if (rank_ == 0) log_info("ranks share no memory: they exchange through MPI alone");
+  MPI_Comm machine, local;
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
+            "MPI_Comm_split_type");
+  const int at = rank_in(machine), crowd = size_of(machine), limit = options.ranks_per_node;
+  check_mpi(MPI_Comm_split(machine, limit > 0 ? at / limit : 0, rank_, &local), "MPI_Comm_split");
+  MPI_Comm_free(&machine);
+  std::unique_ptr<NodeCommunicator> node =
+      MpiNodeCommunicator::create(local, {options.deadline, crowd, ranks_of(local, rank_)});
+  int shared = node != nullptr;
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &shared, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD), "MPI_Allreduce");
+  if (!shared) {
+    if (rank_ == 0) log_info("ranks share no memory: they exchange by messages alone");
+    check_mpi(MPI_Comm_dup(MPI_COMM_SELF, &local), "MPI_Comm_dup");
+    node = MpiNodeCommunicator::create(local, {options.deadline, crowd, {rank_}});
+    if (!node)
+      throw Error("this machine has no memfd_create, or no memory left",
+                  {"rank " + std::to_string(rank_), ""});
   }
-  return std::make_unique<MpiCommunicator>(MPI_COMM_WORLD, options);
+  if (node->world() == world_) return node;
+  MPI_Comm all;
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &all), "MPI_Comm_dup");
+  auto messages = std::make_shared<MpiMessages>("rank " + std::to_string(rank_), options.deadline, may_help_);
+  return std::make_unique<MpiClusterCommunicator>(all, std::move(node), std::move(messages));
 }
 
 void MpiSession::leave(int exit_code) {

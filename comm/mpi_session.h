@@ -9,7 +9,8 @@
 namespace rekindle {
 
 // MPI from its start to its end: one object, made first thing in `main`, destroyed last, after every
-// communicator. MPI is called from the thread that made it alone. Without mpirun it is a world of one.
+// communicator. MPI is called from the thread that made it, and from that of MpiMessages. Without mpirun it
+// is a world of one.
 class MpiSession {
  public:
   MpiSession(int* argc, char*** argv);
@@ -21,9 +22,9 @@ class MpiSession {
   int world() const { return world_; }
 
   // Collective. Where there are GPUs, each rank takes the one of its place on the node, and they exchange by
-  // NCCL: a node with some GPUs and more ranks is an error. Without, or between their hosts, ranks on one
-  // node exchange through memory that they share; otherwise, or where that memory cannot be had on some rank,
-  // through plain MPI, and rank 0 logs why.
+  // NCCL: a node with some GPUs and more ranks is an error. Without, or between their hosts, ranks of one node
+  // exchange through memory that they share, nodes by messages. Where that memory cannot be had on some rank,
+  // all exchange by messages alone, and rank 0 logs so.
   std::unique_ptr<Communicator> make_communicator(const CommOptions& options);
 
   // Leaves with this exit code, upon which mpirun ends the others: for an error that they do not know of.
@@ -33,6 +34,7 @@ class MpiSession {
   std::unique_ptr<Communicator> make_host_communicator(const CommOptions& options);
 
   int rank_ = 0, world_ = 1;
+  bool may_help_ = false;  // another thread may call MPI, one at a time
 };
 
 }  // namespace rekindle

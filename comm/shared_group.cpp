@@ -3,11 +3,14 @@
 
 #include <linux/futex.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -25,7 +28,9 @@ constexpr int kNameWords = 6;
 struct alignas(64) RankState {
   std::atomic<uint64_t> posted;                        // number of its latest operation
   alignas(64) std::atomic<uint64_t> name[kNameWords];  // of the wait that it sleeps in, for the post-mortem
-  std::atomic<uint64_t> signature[kSignatures];
+  struct {
+    std::atomic<uint64_t> what, begin;
+  } signature[kSignatures];
 };
 
 uint64_t signature_of(char kind, int type, int64_t count) {
@@ -33,10 +38,10 @@ uint64_t signature_of(char kind, int type, int64_t count) {
          static_cast<uint64_t>(type & 0xff) << 48 | (static_cast<uint64_t>(count) & 0xffffffffffffULL);
 }
 
-std::string describe(uint64_t signature) {
+std::string describe(uint64_t signature, uint64_t begin) {
   return std::string("'") + static_cast<char>(signature >> 56) + "' of " +
          std::to_string(signature & 0xffffffffffffULL) + " elements of type " +
-         std::to_string(signature >> 48 & 0xff);
+         std::to_string(signature >> 48 & 0xff) + " from " + std::to_string(begin);
 }
 
 long futex(std::atomic<uint32_t>* word, int operation, uint32_t value, const timespec* timeout) {
@@ -47,6 +52,11 @@ int usable_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+int64_t preemptions_of_this_thread() {
+  rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
 }
 
 void relax() {
@@ -70,21 +80,24 @@ size_t SharedGroup::bytes_for(int world) {
   return sizeof(State) + static_cast<size_t>(world) * sizeof(RankState);
 }
 
-SharedGroup::SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline)
-    : state_(reinterpret_cast<State*>(memory)), rank_(rank), world_(world), deadline_(deadline) {
+SharedGroup::SharedGroup(std::byte* memory, int rank, int world, Setting setting)
+    : state_(reinterpret_cast<State*>(memory)), rank_(rank), world_(world), setting_(std::move(setting)) {
   static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
   // With a processor for every rank the others arrive soon and sleeping would cost more than it frees.
   // With fewer, spinning takes the processor from the very rank that is waited for.
-  spin_ = std::chrono::microseconds(world <= usable_cpus() ? 200 : 0);
+  spin_ = std::chrono::microseconds(std::max(world, setting_.crowd) <= usable_cpus() ? 200 : 0);
 }
 
-uint64_t SharedGroup::post(char kind, int type, int64_t count) {
+uint64_t SharedGroup::post(char kind, int type, int64_t count, int64_t begin) {
   RankState& mine = state_->ranks[rank_];
   const uint64_t operation = mine.posted.load(std::memory_order_relaxed) + 1;
-  mine.signature[operation % kSignatures].store(signature_of(kind, type, count), std::memory_order_relaxed);
+  auto& signature = mine.signature[operation % kSignatures];
+  signature.what.store(signature_of(kind, type, count), std::memory_order_relaxed);
+  signature.begin.store(static_cast<uint64_t>(begin), std::memory_order_relaxed);
   mine.posted.store(operation, std::memory_order_seq_cst);
   // Sequentially consistent on both sides: either this rank sees the sleeper, or the sleeper sees the post.
-  if (state_->sleepers.load(std::memory_order_seq_cst) > 0) {
+  // Whoever posts an operation last wakes those that wait for it; before that they would wake in vain.
+  if (state_->sleepers.load(std::memory_order_seq_cst) > 0 && all_posted(operation)) {
     state_->wake.fetch_add(1, std::memory_order_seq_cst);
     futex(&state_->wake, FUTEX_WAKE, INT_MAX, nullptr);
   }
@@ -99,23 +112,27 @@ bool SharedGroup::all_posted(uint64_t operation) const {
 }
 
 void SharedGroup::check_same(uint64_t operation) const {
-  const auto signature = [&](int rank) {
-    return state_->ranks[rank].signature[operation % kSignatures].load(std::memory_order_relaxed);
+  const auto what = [&](int rank) {
+    return state_->ranks[rank].signature[operation % kSignatures].what.load(std::memory_order_relaxed);
+  };
+  const auto begin = [&](int rank) {
+    return state_->ranks[rank].signature[operation % kSignatures].begin.load(std::memory_order_relaxed);
   };
   for (int rank = 0; rank < world_; ++rank) {
-    if (signature(rank) == signature(rank_)) continue;
-    throw Error("ranks disagree about what comes next: rank " + std::to_string(rank_) + " is at " +
-                    describe(signature(rank_)) + ", rank " + std::to_string(rank) + " at " +
-                    describe(signature(rank)),
-                {"rank " + std::to_string(rank_), "every rank must make the same calls in the same order"});
+    if (what(rank) == what(rank_) && begin(rank) == begin(rank_)) continue;
+    throw Error("ranks disagree about what comes next: " + called(rank_) + " is at " +
+                    describe(what(rank_), begin(rank_)) + ", " + called(rank) + " at " +
+                    describe(what(rank), begin(rank)),
+                {called(rank_), "every rank must make the same calls in the same order"});
   }
 }
 
 void SharedGroup::check_aborted(const char* name) const {
+  if (setting_.parent != nullptr) setting_.parent->check_aborted(name);
   const int by = state_->aborted_by.load(std::memory_order_relaxed);
   if (by == 0 || by == rank_ + 1) return;
-  throw Error("rank " + std::to_string(by - 1) + " failed while this rank waited in '" + name + "'",
-              {"rank " + std::to_string(rank_), "the cause is in the log of rank " + std::to_string(by - 1)});
+  throw Error(called(by - 1) + " failed while this rank waited in '" + name + "'",
+              {called(rank_), "the cause is in the log of " + called(by - 1)});
 }
 
 bool SharedGroup::complete(uint64_t operation) const {
@@ -126,14 +143,34 @@ bool SharedGroup::complete(uint64_t operation) const {
 
 void SharedGroup::wait(uint64_t operation, const char* name) {
   if (complete(operation)) return;
-  const auto until = Clock::now() + spin_;
-  do {
-    for (int i = 0; i < 32; ++i) {
-      if (complete(operation)) return;
-      relax();
-    }
-  } while (Clock::now() < until);
+  const Time start = Clock::now();
+  if (may_spin(start)) {
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (complete(operation)) return;
+        relax();
+      }
+    } while (Clock::now() < start + spin_);
+  }
   sleep_until_complete(operation, name);
+}
+
+// Other programs may want the processors too. Then a rank that spins is preempted for milliseconds, most
+// often when it has work to do; one that sleeps is let in as soon as it wakes. So a rank that is preempted
+// often does not spin for a while.
+bool SharedGroup::may_spin(Time now) {
+  constexpr auto kWatch = std::chrono::milliseconds(20), kRest = std::chrono::milliseconds(500);
+  if (spin_.count() == 0 || now < rest_until_) return false;
+  const auto watched = now - watched_since_;
+  if (watched < kWatch) return true;
+  const int64_t before = std::exchange(preemptions_, preemptions_of_this_thread());
+  watched_since_ = now;
+  // More than one in a watch; a longer time says nothing about now.
+  if (watched < 10 * kWatch && preemptions_ - before > watched / kWatch) {
+    rest_until_ = now + kRest;
+    return false;
+  }
+  return true;
 }
 
 void SharedGroup::sleep_until_complete(uint64_t operation, const char* name) {
@@ -144,7 +181,7 @@ void SharedGroup::sleep_until_complete(uint64_t operation, const char* name) {
     std::memcpy(&word, text + i * sizeof word, sizeof word);
     state_->ranks[rank_].name[i].store(word, std::memory_order_relaxed);
   }
-  const auto end = Clock::now() + deadline_;
+  const auto end = Clock::now() + setting_.deadline;
   // The timeout of one sleep bounds how late an abort is noticed; a post wakes at once.
   const timespec at_most{0, 20'000'000};
   while (true) {
@@ -159,6 +196,10 @@ void SharedGroup::sleep_until_complete(uint64_t operation, const char* name) {
   }
 }
 
+std::string SharedGroup::called(int rank) const {
+  return "rank " + std::to_string(setting_.names.empty() ? rank : setting_.names[rank]);
+}
+
 void SharedGroup::miss_deadline(uint64_t operation, const char* name) const {
   std::vector<std::string> missing;
   for (int rank = 0; rank < world_; ++rank) {
@@ -169,13 +210,11 @@ void SharedGroup::miss_deadline(uint64_t operation, const char* name) const {
       const uint64_t word = other.name[i].load(std::memory_order_relaxed);
       std::memcpy(text + i * sizeof word, &word, sizeof word);
     }
-    missing.push_back("rank " + std::to_string(rank) +
-                      (*text ? std::string(" (last slept in '") + text + "')" : ""));
+    missing.push_back(called(rank) + (*text ? std::string(" (last slept in '") + text + "')" : ""));
   }
-  throw Error(
-      "'" + std::string(name) + "' was not reached within " + std::to_string(deadline_.count() / 1000.0) +
-          " s by " + enumerate(missing),
-      {"rank " + std::to_string(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
+  throw Error("'" + std::string(name) + "' was not reached within " +
+                  std::to_string(setting_.deadline.count() / 1000.0) + " s by " + enumerate(missing),
+              {called(rank_), "a worker hangs or is stopped; run.deadline sets how long to wait"});
 }
 
 void SharedGroup::abort() noexcept {

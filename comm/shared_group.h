@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rekindle {
 
@@ -18,19 +19,28 @@ namespace rekindle {
 // time.
 class SharedGroup {
  public:
-  static constexpr int kMostOutstanding =
-      512;  // operations that a rank may post before it waits for the first
+  // Operations that a rank may post before it waits for the first.
+  static constexpr int kMostOutstanding = 512;
+
+  struct Setting {
+    std::chrono::milliseconds deadline;
+    int crowd = 0;                // how many ranks this machine runs, of which these may be some; 0: these
+    std::vector<int> names = {};  // what the ranks are called in errors; empty: 0, 1, ...
+    const SharedGroup* parent = nullptr;  // an abort there ends waits here too; it outlives this object
+  };
 
   static size_t bytes_for(int world);
-  SharedGroup(std::byte* memory, int rank, int world, std::chrono::milliseconds deadline);
+  SharedGroup(std::byte* memory, int rank, int world, Setting setting);
   SharedGroup(const SharedGroup&) = delete;
   SharedGroup& operator=(const SharedGroup&) = delete;
 
   int rank() const { return rank_; }
   int world() const { return world_; }
+  const Setting& setting() const { return setting_; }
 
-  // What this rank does next: `kind` (a letter), element type and count. Returns the operation's number.
-  uint64_t post(char kind, int type = 0, int64_t count = 0);
+  // What this rank does next: `kind` (a letter), element type, count, and where these elements begin: all
+  // that must be the same on every rank. Returns the operation's number.
+  uint64_t post(char kind, int type = 0, int64_t count = 0, int64_t begin = 0);
 
   // Whether every rank has posted that operation. Throws Error if one posted another in its place.
   bool complete(uint64_t operation) const;
@@ -43,17 +53,22 @@ class SharedGroup {
   void abort() noexcept;
 
  private:
+  using Time = std::chrono::steady_clock::time_point;
   struct State;
   bool all_posted(uint64_t operation) const;
   void check_same(uint64_t operation) const;
   void check_aborted(const char* name) const;
+  bool may_spin(Time now);
   void sleep_until_complete(uint64_t operation, const char* name);
+  std::string called(int rank) const;
   [[noreturn]] void miss_deadline(uint64_t operation, const char* name) const;
 
   State* state_;
   int rank_, world_;
-  std::chrono::milliseconds deadline_;
+  Setting setting_;
   std::chrono::microseconds spin_;
+  Time watched_since_{}, rest_until_{};
+  int64_t preemptions_ = 0;  // of this thread, at watched_since_
 };
 
 }  // namespace rekindle

@@ -5,14 +5,7 @@
 #include <cstring>
 #include <vector>
 
-// One binary for every x86-64: the loader picks the widest version that the processor has. Not under a
-// sanitizer, whose runtime is not up yet when the choice is made.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define REKINDLE_WIDEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define REKINDLE_WIDEST
-#endif
+#include "comm/widest.h"
 
 namespace rekindle {
 namespace {
@@ -33,10 +26,6 @@ void add(float* out, const float* a, const float* b, int64_t n) {
 }
 void add(double* out, const double* a, const double* b, int64_t n) {
   add_f64(out, a, b, n);
-}
-template <typename T>
-void add(T* out, const T* a, const T* b, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(a[i] + b[i]);
 }
 
 template <typename T>
@@ -93,15 +82,6 @@ REKINDLE_WIDEST void add_squares(double* lanes, const float* values, int64_t n) 
 }  // namespace
 
 void sum(float* out, std::span<const float* const> sources, int64_t count) {
-  sum_chunks(out, sources, count);
-}
-void sum(double* out, std::span<const double* const> sources, int64_t count) {
-  sum_chunks(out, sources, count);
-}
-void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count) {
-  sum_chunks(out, sources, count);
-}
-void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count) {
   sum_chunks(out, sources, count);
 }
 

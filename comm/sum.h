@@ -11,9 +11,6 @@ namespace rekindle {
 // out[i] = sources[0][i] + sources[1][i] + ..., always in this order, so that every rank gets the same bits.
 // `out` may be one of the sources; the sources do not overlap otherwise.
 void sum(float* out, std::span<const float* const> sources, int64_t count);
-void sum(double* out, std::span<const double* const> sources, int64_t count);
-void sum(int64_t* out, std::span<const int64_t* const> sources, int64_t count);
-void sum(uint8_t* out, std::span<const uint8_t* const> sources, int64_t count);  // modulo 256
 
 // The same in another order: `order` says how the sources are added (SumOrder).
 void sum(float* out, std::span<const float* const> sources, const SumOrder& order, int64_t count);

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "comm/node_communicator.h"
@@ -36,16 +38,25 @@ struct ThreadWorld {
     return memory.get();
   }
 
+  // The world of one group of the `index`-th split.
+  ThreadWorld& within(size_t index, const std::vector<int>& members) {
+    const std::lock_guard lock(mutex);
+    auto& world = splits[{index, members.front()}];
+    if (!world) world = std::make_unique<ThreadWorld>(static_cast<int>(members.size()));
+    return *world;
+  }
+
   Memory group;
   std::mutex mutex;
   std::vector<std::vector<Memory>> regions;
+  std::map<std::pair<size_t, int>, std::unique_ptr<ThreadWorld>> splits;
 };
 
 class ThreadCommunicator : public NodeCommunicator {
  public:
-  ThreadCommunicator(int rank, int world, ThreadWorld& shared, std::chrono::milliseconds deadline)
+  ThreadCommunicator(int rank, int world, ThreadWorld& shared, SharedGroup::Setting setting)
       : NodeCommunicator(rank, world), shared_(shared) {
-    meet(shared.group.get(), deadline);
+    meet(shared.group.get(), std::move(setting));
   }
 
  private:
@@ -58,8 +69,14 @@ class ThreadCommunicator : public NodeCommunicator {
     return region;
   }
 
+  std::unique_ptr<NodeCommunicator> split_off(const std::vector<int>& members, int index) override {
+    ThreadWorld& within = shared_.within(splits_++, members);
+    return std::make_unique<ThreadCommunicator>(index, static_cast<int>(members.size()), within,
+                                                setting_of(members));
+  }
+
   ThreadWorld& shared_;
-  size_t made_ = 0;
+  size_t made_ = 0, splits_ = 0;
 };
 
 }  // namespace
@@ -72,7 +89,7 @@ void run_as_threads(int world, const CommOptions& options,
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world; ++rank) {
     threads.emplace_back([&, rank] {
-      ThreadCommunicator communicator(rank, world, shared, options.deadline);
+      ThreadCommunicator communicator(rank, world, shared, {.deadline = options.deadline});
       try {
         rank_main(communicator);
       } catch (...) {

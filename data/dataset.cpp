@@ -27,6 +27,10 @@ std::string name_of(const std::vector<Increment>& increments, size_t index) {
   return "increment " + std::to_string(index + 1) + " (" + increments[index].path + ")";
 }
 
+std::string name_of(Element element) {
+  return element == Element::kByte ? "U8" : element == Element::kFloat ? "F32" : "I64";
+}
+
 std::string text_of(std::span<const int64_t> shape) {
   std::string text;
   for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
@@ -64,9 +68,18 @@ std::pair<int64_t, int64_t> range_of(const IncrementOptions& options, const Sour
 
 void check_alike(const Source& first, const Source& other, const IncrementOptions& options) {
   if (first.element() == other.element() && first.sample_shape() == other.sample_shape()) return;
-  throw bad_input("samples of shape " + text_of(other.sample_shape()) + ", but " +
-                      text_of(first.sample_shape()) + " in the first increment",
-                  main_path(options), "all increments of a data set hold samples of one shape and type");
+  const auto describe = [](const Source& source) {
+    return text_of(source.sample_shape()) + " in " + name_of(source.element());
+  };
+  throw bad_input(
+      "samples of shape " + describe(other) + ", but " + describe(first) + " in the first increment",
+      main_path(options), "all increments of a data set hold samples of one shape and type");
+}
+
+void check_changeable(const AugmentOptions& augment, std::span<const int64_t> sample_shape) {
+  if (!augment.any() || sample_shape.size() == 2 || sample_shape.size() == 3) return;
+  throw bad_input("samples of shape " + text_of(sample_shape) + " are no images that could be changed",
+                  "data.augment", "leave data.augment out, or give x as [samples, channels, height, width]");
 }
 
 void check_finite(std::span<const std::byte> x, int64_t sample_bytes, int64_t file_begin,
@@ -106,6 +119,7 @@ Dataset::Dataset(FileSystem& files, const DataOptions& options,
   const std::vector<SharedSource> sources = open_sources(files, options);
   element_ = sources[0]->element();
   sample_shape_ = sources[0]->sample_shape();
+  check_changeable(options.augment, sample_shape_);
   sample_bytes_ = elements_of(sample_shape_) * bytes_of(element_);
   std::vector<int64_t> file_begins;
   int64_t size = 0;
@@ -121,8 +135,9 @@ Dataset::Dataset(FileSystem& files, const DataOptions& options,
   for (size_t i = 0; i < sources.size(); ++i) read(increments_[i], *sources[i], file_begins[i]);
   check_duplicates(increments_);
   name_classes(parent_classes);
-  if (element_ == Element::kFloat && (options.mean != 0 || options.std != 1)) {
-    warnings_.push_back("data.normalize is not applied: it is for bytes, and x in F32 is used as it is");
+  if (element_ != Element::kByte && (options.mean != 0 || options.std != 1)) {
+    warnings_.push_back("data.normalize is not applied: it is for bytes, and x in " + name_of(element_) +
+                        " is used as it is");
   }
 }
 
@@ -136,7 +151,7 @@ void Dataset::read(Increment& increment, const Source& source, int64_t file_begi
   if (element_ == Element::kFloat) check_finite(x, sample_bytes_, file_begin, increment.path);
   // Shape and type go in as well: the same bytes may be other samples.
   Digest digest;
-  digest.update((element_ == Element::kByte ? "U8 " : "F32 ") + text_of(sample_shape_) + " x " +
+  digest.update(name_of(element_) + " " + text_of(sample_shape_) + " x " +
                 std::to_string(increment.samples()) + "\n");
   increment.digest = digest.update(x).update(std::as_bytes(labels)).hex();
 }

@@ -29,7 +29,8 @@ class Dataset {
  public:
   // Classes are the sorted distinct labels; where the parent's are given they come first, in the parent's
   // order. Throws bad_input for files that cannot be used, increments that do not fit together, that are
-  // there twice or hold nothing, and for samples that are not finite.
+  // there twice or hold nothing, for samples that are not finite, and for samples that are to be augmented
+  // and are neither [channels, height, width] nor [height, width].
   Dataset(FileSystem& files, const DataOptions& options, const std::vector<std::string>& parent_classes = {});
 
   int64_t size() const { return static_cast<int64_t>(labels_.size()); }

@@ -28,9 +28,61 @@ Table normalised(double mean, double std) {
   return table;
 }
 
-void translate(std::span<const std::byte> bytes, const Table& table, float* into) {
-  for (size_t i = 0; i < bytes.size(); ++i) into[i] = table[std::to_integer<size_t>(bytes[i])];
-}
+// Writes samples of a data set as the model gets them.
+class Writer {
+ public:
+  Writer(const Dataset& data, double mean, double std, const Augmentation* augmentation)
+      : data_(data), shape_(data.shape()), table_(normalised(mean, std)), augmentation_(augmentation) {
+    const bool images = shape_.sample().size() >= 2 && data.element() != Element::kInteger;
+    if (augmentation != nullptr && !images)
+      throw Error("samples that are no images cannot be augmented");
+  }
+
+  void write(int64_t index, std::byte* into) const {
+    const std::span<const std::byte> sample = data_.sample(index);
+    auto* floats = reinterpret_cast<float*>(into);
+    if (augmentation_ != nullptr) {
+      write_changed(sample, augmentation_->of(index), floats);
+    } else if (data_.element() == Element::kByte) {
+      for (size_t i = 0; i < sample.size(); ++i) floats[i] = table_[std::to_integer<size_t>(sample[i])];
+    } else {
+      std::memcpy(into, sample.data(), sample.size());
+    }
+  }
+
+ private:
+  void write_changed(std::span<const std::byte> sample, const Augmentation::Change& change,
+                     float* into) const {
+    if (data_.element() == Element::kByte) {
+      const auto pixel = [&](int64_t i) { return table_[std::to_integer<size_t>(sample[i])]; };
+      write_changed(pixel, table_[0], change, into);
+    } else {
+      const auto* floats = reinterpret_cast<const float*>(sample.data());
+      write_changed([&](int64_t i) { return floats[i]; }, 0, change, into);
+    }
+  }
+
+  template <typename Pixel>
+  void write_changed(const Pixel& pixel, float padding, const Augmentation::Change& change,
+                     float* into) const {
+    const int64_t height = shape_.sample().end()[-2], width = shape_.sample().back();
+    const int64_t rows = shape_.features() / width;  // of all channels
+    for (int64_t row = 0; row < rows; ++row, into += width) {
+      const int64_t y = row % height + change.down, start = (row + change.down) * width + change.right;
+      const bool row_inside = y >= 0 && y < height;
+      for (int64_t column = 0; column < width; ++column) {
+        const int64_t x = column + change.right;
+        const bool inside = row_inside && x >= 0 && x < width;
+        into[change.mirrored ? width - 1 - column : column] = inside ? pixel(start + column) : padding;
+      }
+    }
+  }
+
+  const Dataset& data_;
+  const DataShape shape_;
+  const Table table_;
+  const Augmentation* augmentation_;
+};
 
 // Samples in shuffled order lie anywhere: a loop that does not ask for the next ones early waits for memory
 // half of its time. Of long samples the beginning will do, the processor sees by itself how they go on.
@@ -43,27 +95,24 @@ void prefetch(std::span<const std::byte> sample) {
 }  // namespace
 
 Batch gather(const Dataset& data, std::span<const int64_t> indices, double mean, double std,
-             BatchMemory& memory) {
+             BatchMemory& memory, const Augmentation* augmentation) {
   const DataShape shape = data.shape();
   const auto samples = static_cast<int64_t>(indices.size());
   std::vector<int64_t> sizes{samples};
   sizes.insert(sizes.end(), shape.sample().begin(), shape.sample().end());
-  Batch batch{.x = memory.floats(sizes), .y = at::empty({samples}, at::kLong)};
+  const bool integers = data.element() == Element::kInteger;
+  Batch batch{.x = integers ? at::empty(sizes, at::kLong) : memory.floats(sizes),
+              .y = at::empty({samples}, at::kLong)};
 
   // Plain loops: for rows of a kilobyte, indexing by tensors costs more than the copy.
-  auto* x = static_cast<float*>(batch.x.mutable_data_ptr());
+  auto* x = static_cast<std::byte*>(batch.x.mutable_data_ptr());
   auto* y = static_cast<int64_t*>(batch.y.mutable_data_ptr());
-  const Table table = normalised(mean, std);
-  const int64_t features = shape.features();
+  const Writer writer(data, mean, std, augmentation);
+  const int64_t sample_bytes = shape.features() * batch.x.element_size();
   for (size_t i = 0; i < indices.size(); ++i) {
     if (i + kSamplesAhead < indices.size()) prefetch(data.sample(indices[i + kSamplesAhead]));
-    const std::span<const std::byte> sample = data.sample(indices[i]);
-    if (data.element() == Element::kByte) {
-      translate(sample, table, x);
-    } else {
-      std::memcpy(x, sample.data(), sample.size());
-    }
-    x += features;
+    writer.write(indices[i], x);
+    x += sample_bytes;
     y[i] = data.label(indices[i]);
   }
   return batch;

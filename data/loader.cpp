@@ -73,16 +73,18 @@ StepBatches Loader::step_at(int64_t samples) {
   StepBatches step;
   step.global_samples = timeline_.batch_at(samples);
   const SampleOrder order(options_.seed, epoch, timeline_.epoch_samples(), options_.shuffle);
+  const Augmentation augmentation(options_.augment, options_.seed, epoch);
   const int count = options_.virtual_workers, rank = options_.rank, world = options_.world;
   for (int worker = count * rank / world; worker < count * (rank + 1) / world; ++worker) {
     const Range share = share_of(step.global_samples, worker, count, options_.least_samples);
-    step.shares.push_back(cut(share, order, first));
+    step.shares.push_back(cut(share, order, first, augmentation));
   }
   return step;
 }
 
 // The samples of one virtual worker, in passes.
-std::vector<Batch> Loader::cut(Range share, const SampleOrder& order, int64_t first) {
+std::vector<Batch> Loader::cut(Range share, const SampleOrder& order, int64_t first,
+                               const Augmentation& augmentation) {
   std::vector<Batch> passes;
   const int64_t most = options_.microbatch > 0 ? options_.microbatch : std::max<int64_t>(share.size(), 1);
   const int64_t parts = (share.size() + most - 1) / most;
@@ -93,7 +95,8 @@ std::vector<Batch> Loader::cut(Range share, const SampleOrder& order, int64_t fi
     for (int64_t i = range.begin; i < range.end; ++i) {
       chosen.push_back(indices_[static_cast<size_t>(order.at(first + i))]);
     }
-    passes.push_back(gather(data_, chosen, options_.mean, options_.std, memory_));
+    passes.push_back(gather(data_, chosen, options_.mean, options_.std, memory_,
+                            options_.augment.any() ? &augmentation : nullptr));
   }
   return passes;
 }

@@ -12,6 +12,7 @@
 #include "core/batch.h"
 #include "core/flat_layout.h"
 #include "core/progress.h"
+#include "data/augment.h"
 #include "data/batch_memory.h"
 #include "data/dataset.h"
 #include "data/sample_order.h"
@@ -27,7 +28,8 @@ struct LoaderOptions {
   int64_t least_samples = 1;  // of a virtual worker that has any
   int64_t microbatch = 0;     // most samples in one forward pass; 0: a virtual worker's whole share
   double mean = 0, std = 1;   // as gather() takes them
-  size_t depth = 8;           // most steps that are kept ready
+  AugmentOptions augment;
+  size_t depth = 8;  // most steps that are kept ready
 };
 
 // What one rank computes in one step: for each of its virtual workers, in order, batches of about equal size;
@@ -64,7 +66,8 @@ class Loader {
 
  private:
   StepBatches step_at(int64_t samples);
-  std::vector<Batch> cut(Range share, const SampleOrder& order, int64_t first);
+  std::vector<Batch> cut(Range share, const SampleOrder& order, int64_t first,
+                         const Augmentation& augmentation);
   void produce(int64_t samples);
   void produce_until_stopped(int64_t samples);
 

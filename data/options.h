@@ -26,11 +26,20 @@ struct SplitOptions {
   SplitBy by = SplitBy::kKey;
 };
 
+// Changes to training images, drawn anew for each sample and epoch.
+struct AugmentOptions {
+  bool crop = false;  // out of the image and a frame of 4 zero pixels, as large as the image
+  bool flip = false;  // left and right change places in one of two
+
+  bool any() const { return crop || flip; }
+};
+
 struct DataOptions {
   std::string kind = "idx";                  // idx, safetensors
   std::vector<IncrementOptions> increments;  // in order of arrival
   double mean = 0, std = 1;                  // of `normalize`, after scaling bytes to 0..1
   bool shuffle = true;                       // false: file order
+  AugmentOptions augment;
 };
 
 // `[batch]`

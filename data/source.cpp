@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <initializer_list>
 #include <numeric>
 
 #include "core/error.h"
@@ -42,8 +43,8 @@ class SafetensorsSource : public Source {
   SafetensorsSource(FileSystem& files, const IncrementOptions& increment)
       : path_(increment.path),
         reader_(files, path_),
-        x_(tensor("x", safetensors::DType::kF32)),
-        y_(tensor("y", safetensors::DType::kI64)) {
+        x_(tensor("x", {safetensors::DType::kF32, safetensors::DType::kI64})),
+        y_(tensor("y", {safetensors::DType::kI64})) {
     if (x_.shape.size() < 2) {
       throw bad_input("tensor x has no dimension of its own for the features", path_,
                       "reshape it to [samples, features], [samples, 1] for a single number");
@@ -56,10 +57,12 @@ class SafetensorsSource : public Source {
   }
 
   int64_t samples() const override { return x_.shape[0]; }
-  Element element() const override { return Element::kFloat; }
+  Element element() const override {
+    return x_.dtype == safetensors::DType::kF32 ? Element::kFloat : Element::kInteger;
+  }
   std::vector<int64_t> sample_shape() const override { return {x_.shape.begin() + 1, x_.shape.end()}; }
   void read_x(int64_t begin, std::span<std::byte> into) const override {
-    const int64_t sample_bytes = elements_of(sample_shape()) * bytes_of(Element::kFloat);
+    const int64_t sample_bytes = elements_of(sample_shape()) * bytes_of(element());
     reader_.read(x_, static_cast<uint64_t>(begin * sample_bytes), into);
   }
   void read_labels(int64_t begin, std::span<int64_t> into) const override {
@@ -67,19 +70,23 @@ class SafetensorsSource : public Source {
   }
 
  private:
-  const safetensors::TensorInfo& tensor(const char* name, safetensors::DType dtype) const {
+  const safetensors::TensorInfo& tensor(const char* name,
+                                        std::initializer_list<safetensors::DType> dtypes) const {
     const safetensors::TensorInfo* found = reader_.find(name);
-    const std::string expected(safetensors::name_of(dtype));
     if (!found) {
       throw bad_input(std::string("there is no tensor named ") + name, path_,
-                      "a data set has x in F32 and y in I64");
+                      "a data set has x in F32 or I64 and y in I64");
     }
-    if (found->dtype == dtype) return *found;
+    std::string expected;
+    for (const safetensors::DType dtype : dtypes) {
+      if (found->dtype == dtype) return *found;
+      expected += (expected.empty() ? "" : " or ") + std::string(safetensors::name_of(dtype));
+    }
+    const bool number = *dtypes.begin() == safetensors::DType::kF32;
     throw bad_input(std::string("tensor ") + name + " is " + std::string(safetensors::name_of(found->dtype)) +
                         ", expected " + expected,
                     path_,
-                    "convert it, in PyTorch by " + std::string(name) +
-                        (dtype == safetensors::DType::kF32 ? ".float()" : ".long()"));
+                    "convert it, in PyTorch by " + std::string(name) + (number ? ".float()" : ".long()"));
   }
 
   std::filesystem::path path_;
@@ -106,7 +113,15 @@ std::string main_path(const IncrementOptions& increment) {
 }
 
 int64_t bytes_of(Element element) {
-  return element == Element::kByte ? 1 : 4;
+  switch (element) {
+    case Element::kByte:
+      return 1;
+    case Element::kFloat:
+      return sizeof(float);
+    case Element::kInteger:
+      return sizeof(int64_t);
+  }
+  throw Error("an element of no known type");
 }
 
 int64_t elements_of(std::span<const int64_t> shape) {

@@ -13,7 +13,8 @@
 
 namespace rekindle {
 
-enum class Element { kByte, kFloat };  // uint8, to be scaled and normalised; float32, used as it is
+// uint8, to be scaled and normalised; float32 and int64 (tokens, say), used as they are
+enum class Element { kByte, kFloat, kInteger };
 
 // Where an increment's samples come from: one file, or a pair. Positions count from the start of the file.
 class Source {

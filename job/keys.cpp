@@ -79,6 +79,31 @@ void add_model(Table& table) {
   add_model_key(table, "mlp", "batch_norm", boolean(), "normalises each hidden layer over the batch");
 }
 
+// `augment` is a set: its order does not matter, so it is kept and written in one.
+Kind<AugmentOptions> augmentation() {
+  using Change = bool AugmentOptions::*;
+  const auto changes = choice<Change>({{"crop", &AugmentOptions::crop}, {"flip", &AugmentOptions::flip}});
+  const auto names = list_of(changes, "a list of " + changes.type);
+  const auto read = [changes, names](const Item& item) -> std::optional<AugmentOptions> {
+    const auto given = names.read(item);
+    if (!given) return std::nullopt;
+    AugmentOptions options;
+    for (const Change change : *given) {
+      if (options.*change) return item.refuse("names " + changes.print(change) + " twice");
+      options.*change = true;
+    }
+    return options;
+  };
+  const auto print = [names](const AugmentOptions& options) {
+    std::vector<Change> given;
+    for (const Change change : {&AugmentOptions::crop, &AugmentOptions::flip}) {
+      if (options.*change) given.push_back(change);
+    }
+    return names.print(given);
+  };
+  return {names.type, read, print};
+}
+
 void add_data(Table& table) {
   auto data = table.section("data", &Job::data);
   const Texts sources{"increments", "path", "manifest"};
@@ -103,7 +128,10 @@ void add_data(Table& table) {
                           "which increments are trained on");
   data.key("shuffle", boolean(), &DataOptions::shuffle,
            "a new order for every epoch, from the seed; false: file order");
-  data.later<size_t>("augment", list("a list of texts"), 0, "changes to training images");
+  data.key(
+      "augment", augmentation(), &DataOptions::augment,
+      "changes to training images, drawn anew for each sample and epoch: `crop` cuts an image of the same "
+      "size out of it and a frame of 4 zero pixels, `flip` mirrors one in two, left to right");
 }
 
 void add_data_tables(Table& table) {
@@ -324,6 +352,10 @@ void add_run(Table& table) {
   run.key("log_every", length(kInterval), &RunOptions::log_every,
           "how often a step is written to `metrics.jsonl`")
       .may_change_on_resume();
+  run.key("check_every", length(), &RunOptions::check_every,
+          "how often, and before each checkpoint, all workers compare digests of the model they hold; "
+          "`\"0ba\"`: never")
+      .may_change_on_resume();
 }
 
 std::vector<Key<IncrementOptions>> make_increment_keys() {
@@ -343,7 +375,10 @@ std::vector<Key<IncrementOptions>> make_increment_keys() {
   };
   increment.key("images", path(), &IncrementOptions::images, "an IDX file, plain or .gz; with `labels`");
   increment.key("labels", path(), &IncrementOptions::labels, "an IDX file, plain or .gz; with `images`");
-  increment.key("path", path(), &IncrementOptions::path, "a safetensors file with the tensors `x` and `y`");
+  increment.key(
+      "path", path(), &IncrementOptions::path,
+      "a safetensors file with the tensors `x` (F32; I64, such as tokens, for a model of your own) and "
+      "`y` (I64)");
   increment
       .key("range", maybe(range), &IncrementOptions::range,
            "only these positions of the file: from begin up to, not with, end")

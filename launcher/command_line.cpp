@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <sstream>
 #include <string_view>
 
 #include "core/error.h"
@@ -13,6 +14,7 @@ namespace {
 
 // Open MPI could start no more on one machine, and a number of any length must not overflow.
 constexpr size_t kMostDigits = 6;
+constexpr size_t kMostByteDigits = 15;
 
 std::string must_be_override(const std::string& text) {
   const size_t equals = text.find('=');
@@ -21,10 +23,12 @@ std::string must_be_override(const std::string& text) {
 }
 
 // CLI11's own check names its bounds to three hundred digits.
-std::string must_be_count(const std::string& text) {
-  const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
-  if (digits && !text.empty() && text.size() <= kMostDigits && std::stoi(text) > 0) return {};
-  return "'" + text + "' is not a number of workers";
+auto must_count(const std::string& what) {
+  return [what](const std::string& text) -> std::string {
+    const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+    if (digits && !text.empty() && text.size() <= kMostDigits && std::stoi(text) > 0) return {};
+    return "'" + text + "' is not a number of " + what;
+  };
 }
 
 void add_run(CLI::App& program, RunCommand& run) {
@@ -34,12 +38,78 @@ void add_run(CLI::App& program, RunCommand& run) {
       ->check(must_be_override)
       ->type_name("");
   command->add_option("-n", run.workers, "Workers; default: run.workers of the job")
-      ->check(must_be_count)
+      ->check(must_count("workers"))
       ->type_name("N");
   command->add_option("--worker", run.worker, "Your own worker; default: rekindle-worker beside this program")
       ->type_name("PATH");
   command->add_flag("--dry-run", run.dry_run, "Check the whole job, print the command and start nothing");
   command->add_flag("--exit-code", run.exit_code, "End with 3 where the parent stays or nothing is new");
+}
+
+std::string must_be_above_zero(const std::string& text) {
+  double value = 0;
+  return CLI::detail::lexical_cast(text, value) && value > 0 ? "" : "'" + text + "' is not a number above 0";
+}
+
+std::string must_be_sizes(const std::string& text) {
+  std::istringstream sizes(text + ",x");  // so that an empty last one is seen
+  std::string size;
+  while (std::getline(sizes, size, ',') && !sizes.eof()) {
+    const bool digits = !size.empty() && size.find_first_not_of("0123456789") == std::string::npos;
+    if (!digits || size.size() > kMostByteDigits || std::stoll(size) == 0)
+      return "'" + text + "' is not a list of sizes such as 4096,65536";
+  }
+  return {};
+}
+
+void add_bench_all_reduce(CLI::App& bench, BenchCommand& asked) {
+  CLI::App* command = bench.add_subcommand(
+      "allreduce", "Sum memory over all workers, and copy as many bytes as the limit of what can be");
+  command->add_option("-n", asked.workers, "Workers")
+      ->check(must_count("workers"))
+      ->required()
+      ->type_name("N");
+  command->add_option("--bytes", asked.bytes, "Sizes; default: from 4 KiB to 400 MiB")
+      ->check(must_be_sizes)
+      ->type_name("BYTES,...");
+  command->add_option("--dtype", asked.dtype, "Of the elements; default: float32")
+      ->check(CLI::IsMember({"float32", "float64", "bfloat16", "float16", "int64"}))
+      ->type_name("TYPE");
+  command->add_option("--seconds", asked.seconds, "About how long, for each size and operation; default: 0.5")
+      ->check(must_be_above_zero)
+      ->type_name("S");
+}
+
+void add_bench_step(CLI::App& bench, BenchCommand& asked) {
+  CLI::App* command = bench.add_subcommand(
+      "step", "Train some steps of a job from fresh weights; nothing is written, also where the job says so");
+  command->add_option("JOB", asked.job, "The job file")->required()->type_name("");
+  command->add_option("key=value", asked.overrides, "Laid over the job file")
+      ->check(must_be_override)
+      ->type_name("");
+  command->add_option("-n", asked.workers, "Workers; default: run.workers of the job")
+      ->check(must_count("workers"))
+      ->type_name("N");
+  command->add_option("--steps", asked.steps, "Steps that are timed; default: 100")
+      ->check(must_count("steps"))
+      ->type_name("K");
+}
+
+// Returns what was added, to be asked which of them was meant.
+std::vector<CLI::App*> add_bench(CLI::App& program, BenchCommand& asked) {
+  CLI::App* bench = program.add_subcommand("bench", "Measure this machine and a job on it");
+  bench->require_subcommand(1);
+  add_bench_all_reduce(*bench, asked);
+  add_bench_step(*bench, asked);
+  const std::vector<CLI::App*> commands = bench->get_subcommands({});
+  for (CLI::App* command : commands) {
+    command
+        ->add_option("--worker", asked.worker,
+                     "Your own worker; default: rekindle-worker beside this program")
+        ->type_name("PATH");
+    command->add_flag("--json", asked.json, "JSON instead of a table");
+  }
+  return commands;
 }
 
 Error usage_error(const std::string& what, std::string_view slip, const std::vector<std::string>& known,
@@ -49,12 +119,18 @@ Error usage_error(const std::string& what, std::string_view slip, const std::vec
   return Error(what, {.where = "", .hint = hint, .code = ExitCode::kUsage});
 }
 
+// `word` stands where one of `known` should.
+void must_be_one_of(const std::string& word, const std::vector<std::string>& known, const std::string& what,
+                    const std::string& help) {
+  if (word.empty()) throw usage_error("a " + what + " is missing", word, known, help);
+  if (word[0] == '-' || std::ranges::count(known, word) > 0) return;
+  throw usage_error("there is no " + what + " '" + word + "'", word, known, help);
+}
+
 void must_begin_with_command(int argc, const char* const* argv) {
-  const std::vector<std::string> commands{"run"};
-  const std::string word = argc > 1 ? argv[1] : "";
-  if (word.empty()) throw usage_error("a command is missing", word, commands, "rekindle --help");
-  if (word[0] == '-' || std::ranges::count(commands, word) > 0) return;
-  throw usage_error("there is no command '" + word + "'", word, commands, "rekindle --help");
+  const auto word = [&](int i) { return std::string(argc > i ? argv[i] : ""); };
+  must_be_one_of(word(1), {"run", "bench"}, "command", "rekindle --help");
+  if (word(1) == "bench") must_be_one_of(word(2), {"allreduce", "step"}, "bench", "rekindle bench --help");
 }
 
 // The first word that was meant as an option and is none.
@@ -74,6 +150,8 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   program.set_version_flag("--version", "rekindle " REKINDLE_VERSION);
   program.require_subcommand(1);
   add_run(program, line.run);
+  BenchCommand bench;
+  const std::vector<CLI::App*> benches = add_bench(program, bench);
 
   must_begin_with_command(argc, argv);
   try {
@@ -83,8 +161,18 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion&) {
     line.answer = program.version() + "\n";
   } catch (const CLI::ParseError& error) {
-    const std::vector<std::string> options{"--worker", "--dry-run", "--exit-code", "--help", "--version"};
-    throw usage_error(error.what(), slip_in(argc, argv, options), options, "rekindle run --help");
+    const bool run = std::string_view(argv[1]) == "run";
+    const std::vector<std::string> options =
+        run ? std::vector<std::string>{"--worker", "--dry-run", "--exit-code", "--help", "--version"}
+            : std::vector<std::string>{"--worker", "--bytes", "--dtype", "--seconds",
+                                       "--steps",  "--json",  "--help"};
+    throw usage_error(error.what(), slip_in(argc, argv, options), options,
+                      run ? "rekindle run --help" : "rekindle bench --help");
+  }
+  for (const CLI::App* command : benches) {
+    if (!command->parsed()) continue;
+    bench.what = command->get_name();
+    line.bench = bench;
   }
   return line;
 }

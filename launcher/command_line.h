@@ -18,9 +18,22 @@ struct RunCommand {
   std::vector<std::string> overrides;  // key=value
 };
 
+// `rekindle bench allreduce ...` or `rekindle bench step JOB ...`, as it was typed.
+struct BenchCommand {
+  std::string what;                                  // "allreduce", "step"
+  std::filesystem::path job;                         // of step
+  std::optional<int> workers;                        // -n; not given: the job says
+  std::filesystem::path worker;                      // --worker
+  std::optional<std::string> bytes, dtype, seconds;  // of allreduce; not given: the worker's defaults
+  std::optional<std::string> steps;                  // of step
+  bool json = false;
+  std::vector<std::string> overrides;  // of step
+};
+
 struct CommandLine {
   std::string answer;  // of --help and --version: print it and be done; else empty
   RunCommand run;
+  std::optional<BenchCommand> bench;  // then there is nothing to run
 };
 
 // Throws Error (64) that names what is wrong and, for a slip, the nearest known word.

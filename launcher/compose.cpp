@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <sstream>
 #include <string_view>
 
@@ -76,16 +77,8 @@ std::string shell_quoted(const std::string& word) {
   return quoted + "'";
 }
 
-}  // namespace
-
-Surroundings look_around(const RunCommand& command) {
-  return {.mpirun = find_mpirun(),
-          .worker = find_worker(command.worker),
-          .root = geteuid() == 0,
-          .set = environment_names()};
-}
-
-Launch compose_mpirun(const RunCommand& command, int workers, int threads, const Surroundings& surroundings) {
+Launch compose(std::vector<std::string> worker_arguments, int workers, int threads,
+               const Surroundings& surroundings) {
   const auto is_set = [&](const std::string& name) { return std::ranges::count(surroundings.set, name) > 0; };
   Launch launch{.program = surroundings.mpirun, .arguments = {}, .environment = {}};
 
@@ -103,9 +96,43 @@ Launch compose_mpirun(const RunCommand& command, int workers, int threads, const
     launch.arguments.insert(launch.arguments.end(), {"--mca", name, value});
   }
   launch.arguments.push_back(surroundings.worker.string());
-  launch.arguments.push_back(command.job.string());
-  if (command.exit_code) launch.arguments.emplace_back("--exit-code");
-  launch.arguments.insert(launch.arguments.end(), command.overrides.begin(), command.overrides.end());
+  std::ranges::move(worker_arguments, std::back_inserter(launch.arguments));
+  return launch;
+}
+
+}  // namespace
+
+Surroundings look_around(const fs::path& worker) {
+  return {.mpirun = find_mpirun(),
+          .worker = find_worker(worker),
+          .root = geteuid() == 0,
+          .set = environment_names()};
+}
+
+Launch compose_mpirun(const RunCommand& command, int workers, int threads, const Surroundings& surroundings) {
+  std::vector<std::string> arguments{command.job.string()};
+  if (command.exit_code) arguments.emplace_back("--exit-code");
+  std::ranges::copy(command.overrides, std::back_inserter(arguments));
+  return compose(std::move(arguments), workers, threads, surroundings);
+}
+
+Launch compose_mpirun(const BenchCommand& command, int workers, int threads, double launched,
+                      const Surroundings& surroundings) {
+  std::vector<std::string> arguments{"--bench", command.what};
+  const auto add = [&](const char* option, const std::optional<std::string>& value) {
+    if (value) arguments.insert(arguments.end(), {option, *value});
+  };
+  add("--bytes", command.bytes);
+  add("--dtype", command.dtype);
+  add("--seconds", command.seconds);
+  add("--steps", command.steps);
+  if (command.json) arguments.emplace_back("--json");
+  if (!command.job.empty()) {
+    arguments.insert(arguments.end(), {"--launched", std::to_string(launched), command.job.string()});
+    std::ranges::copy(command.overrides, std::back_inserter(arguments));
+  }
+  Launch launch = compose(std::move(arguments), workers, threads, surroundings);
+  launch.saves = false;
   return launch;
 }
 

@@ -23,15 +23,20 @@ struct Launch {
   std::filesystem::path program;
   std::vector<std::string> arguments;                            // without the program itself
   std::vector<std::pair<std::string, std::string>> environment;  // laid over the environment of this process
+  bool saves = true;  // when asked to stop: then it is given the time
 };
 
-// Looks at this machine for `command`. Throws Error (1) where mpirun or the worker is missing, 64 where the
-// worker that was named is no program.
-Surroundings look_around(const RunCommand& command);
+// Looks at this machine; `worker` is the one that was asked for, or empty. Throws Error (1) where mpirun or
+// the worker is missing, 64 where the worker that was named is no program.
+Surroundings look_around(const std::filesystem::path& worker);
 
 // The mpirun command that runs `command` with `workers` ranks on this machine, `threads` threads each. What
 // the user set in the environment (OMP_NUM_THREADS, OMPI_MCA_...) is left alone.
 Launch compose_mpirun(const RunCommand& command, int workers, int threads, const Surroundings& surroundings);
+
+// The same for a measurement; `launched` is when it was asked for, in seconds on the steady clock.
+Launch compose_mpirun(const BenchCommand& command, int workers, int threads, double launched,
+                      const Surroundings& surroundings);
 
 // The launch as one line for a POSIX shell in the same surroundings, quoted where it must be.
 std::string shell_line(const Launch& launch);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
 #include <cstdio>
 
 #include "core/error.h"
@@ -19,16 +20,35 @@ ExitCode answer(const std::string& text) {
 ExitCode run(const RunCommand& command) {
   const Job job = read_job(command.job, command.overrides);
   const int workers = command.workers.value_or(job.run.workers);
-  const Launch launch = compose_mpirun(command, workers, job.run.threads, look_around(command));
+  const Launch launch = compose_mpirun(command, workers, job.run.threads, look_around(command.worker));
   return command.dry_run ? answer(shell_line(launch) + "\n") : supervise(launch);
+}
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+ExitCode bench(const BenchCommand& command, double launched) {
+  int workers = command.workers.value_or(1), threads = 1;
+  if (!command.job.empty()) {
+    const Job job = read_job(command.job, command.overrides);
+    workers = command.workers.value_or(job.run.workers);
+    threads = job.run.threads;
+  }
+  return supervise(compose_mpirun(command, workers, threads, launched, look_around(command.worker)));
+}
+
+ExitCode perform(const CommandLine& line, double launched) {
+  if (!line.answer.empty()) return answer(line.answer);
+  return line.bench ? bench(*line.bench, launched) : run(line.run);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  const double launched = now();
   try {
-    const CommandLine line = parse_command_line(argc, argv);
-    return static_cast<int>(line.answer.empty() ? run(line.run) : answer(line.answer));
+    return static_cast<int>(perform(parse_command_line(argc, argv), launched));
   } catch (const Error& error) {
     std::fprintf(stderr, "rekindle: %s\n", error.what());
     return static_cast<int>(error.code());

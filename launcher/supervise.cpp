@@ -60,20 +60,21 @@ void stop(const Child& child, int times_asked) {
 }
 
 // Stays until mpirun has ended. Returns how often somebody asked to stop.
-int wait_for_end(Child& child, SignalQueue& signals, BannerFilter& filter) {
+int wait_for_end(Child& child, SignalQueue& signals, BannerFilter& filter, bool saves) {
   int asked = 0;
+  const int skipped = saves ? 0 : 1;  // what has nothing to save is ended when first asked
   while (!child.ended()) {
     pollfd waits[] = {{child.errors(), POLLIN, 0}, {signals.descriptor(), POLLIN, 0}};
-    const int ready = poll(waits, 2, asked == 1 ? kAskAgainMs : -1);
+    const int ready = poll(waits, 2, asked == 1 && saves ? kAskAgainMs : -1);
     if (ready == 0) child.send(SIGUSR2);  // mpirun passes on nothing before its workers run, so ask again
     pass_on(child, filter);
     bool request = false;  // one, however many signals came together
     while (const std::optional<int> signal = signals.next()) request |= asks(*signal, asked);
-    if (request) stop(child, ++asked);
+    if (request) stop(child, ++asked + skipped);
   }
   pass_on(child, filter);
   say(filter.finish());
-  return asked;
+  return asked > 0 ? asked + skipped : 0;
 }
 
 // How mpirun ended, and what it said of the first rank that ended badly.
@@ -90,8 +91,8 @@ End read_end(int status, const std::optional<RankEnd>& rank) {
   return {.code = code, .signal = rank ? rank->signal : told, .rank = rank};
 }
 
-std::string sentence(const End& end) {
-  const std::string resume = "; run again to resume from the last checkpoint";
+std::string sentence(const End& end, bool saves) {
+  const std::string resume = saves ? "; run again to resume from the last checkpoint" : "";
   const std::string rank = end.rank ? "rank " + std::to_string(end.rank->rank) : "";
   if (end.signal != 0) {
     const std::string who = end.code < 0 ? "mpirun" : end.rank ? rank : "a worker";
@@ -113,7 +114,7 @@ ExitCode our_code(int code) {
 }
 
 // Says the last line, where there is something to say. Returns what to end with.
-ExitCode conclude(const End& end, int asked) {
+ExitCode conclude(const End& end, int asked, bool saves) {
   const ExitCode code = our_code(end.code);
   if (code == ExitCode::kDone || code == ExitCode::kParentStays || code == ExitCode::kPreempted) return code;
   if (asked == 1 && end.signal == SIGUSR2) {
@@ -121,7 +122,7 @@ ExitCode conclude(const End& end, int asked) {
     say("rekindle: stopped before the workers had begun\n");
     return ExitCode::kPreempted;
   }
-  say("rekindle: " + (asked > 1 ? "ended at once, as asked"s : sentence(end)) + "\n");
+  say("rekindle: " + (asked > 1 ? "ended at once, as asked"s : sentence(end, saves)) + "\n");
   return code;
 }
 
@@ -131,8 +132,8 @@ ExitCode supervise(const Launch& launch) {
   SignalQueue signals({SIGINT, SIGTERM, SIGHUP, SIGUSR2});
   Child child(launch, signals.mask_before());
   BannerFilter filter;
-  const int asked = wait_for_end(child, signals, filter);
-  return conclude(read_end(*child.ended(), filter.first_end()), asked);
+  const int asked = wait_for_end(child, signals, filter, launch.saves);
+  return conclude(read_end(*child.ended(), filter.first_end()), asked, launch.saves);
 }
 
 }  // namespace rekindle

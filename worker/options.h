@@ -42,6 +42,7 @@ struct RunOptions {
   std::chrono::milliseconds deadline = std::chrono::minutes(10);  // of every named wait
   OnNan on_nan = OnNan::kStop;
   Length log_every{10, Unit::kBatches};
+  Length check_every{100, Unit::kBatches};  // that all ranks hold the same model; 0: never
 };
 
 }  // namespace rekindle

@@ -59,6 +59,7 @@ LoaderOptions loader_options(const Run& run) {
   options.microbatch = run.job.batch.microbatch;
   options.mean = run.job.data.mean;
   options.std = run.job.data.std;
+  options.augment = run.job.data.augment;
   return options;
 }
 
@@ -76,7 +77,8 @@ Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
       end_(end_of(run.job.run.duration, timeline_)),
       log_every_(run.job.run.log_every, timeline_, run.job.run.duration),
       evaluate_every_(run.job.evaluation.every, timeline_, run.job.run.duration),
-      save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration) {}
+      save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration),
+      check_every_(run.job.run.check_every, timeline_, run.job.run.duration) {}
 
 bool Trainer::resume() {
   const std::optional<Progress> progress = checkpointer_.resume();
@@ -84,15 +86,26 @@ bool Trainer::resume() {
   return progress.has_value();
 }
 
-Outcome Trainer::train() {
+void Trainer::begin() {
   run_.model.train();
   statistics_ = std::make_unique<RunningStatistics>(run_.state);
+  if (!run_.job.run.check_every.is_zero())
+    guard_ = std::make_unique<DesyncGuard>(run_.communicator, run_.state);
   agreement_ = std::make_unique<LeafValues>(run_.communicator.host(), plan_,
                                             static_cast<int64_t>(first_statistic()) + statistics_->size());
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
   last_logged_ = progress_;
+}
+
+void Trainer::train_steps(int64_t count) {
+  if (!loader_) begin();
+  for (; count > 0; --count) train_step();
+}
+
+Outcome Trainer::train() {
+  begin();
   while (!is_finished()) {
     const Progress before = progress_;
     const Step step = train_step();
@@ -113,6 +126,7 @@ Trainer::Step Trainer::train_step() {
   for (const std::vector<Batch>& passes : batches.shares) {
     train_share(leaf++, passes, batches.global_samples);
   }
+  reducer_.end_passes();
   show();
   step.squared_norm = reducer_.finish().squared_norm;
   agree(step);
@@ -252,6 +266,7 @@ void Trainer::log_step(const Step& step, const Progress& at, bool last) {
 void Trainer::save_and_evaluate(const Progress& before, bool last) {
   const bool evaluates = last || evaluate_every_.due(before, progress_);
   const bool saves = last || save_every_.due(before, progress_);
+  if (guard_ && (saves || check_every_.due(before, progress_))) guard_->check(progress_.step);
   if (!evaluates && !saves) return;
   if (saves) checkpointer_.save(progress_);
   if (evaluates) evaluate_validation();

@@ -12,6 +12,7 @@
 #include "optimizers/optimizer.h"
 #include "schedules/schedule.h"
 #include "worker/checkpointer.h"
+#include "worker/desync_guard.h"
 #include "worker/interval.h"
 #include "worker/run.h"
 #include "worker/running_statistics.h"
@@ -32,6 +33,9 @@ class Trainer {
   // Trains to the end of the run, or until a stop is asked for; ends with a checkpoint either way.
   Outcome train();
 
+  // Takes `count` steps and does nothing else, for measurements: no log, evaluation or checkpoint.
+  void train_steps(int64_t count);
+
   const Progress& progress() const { return progress_; }
   const Checkpointer& checkpointer() const { return checkpointer_; }
   int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
@@ -43,6 +47,7 @@ class Trainer {
     bool stop;
   };
 
+  void begin();
   Step train_step();
   void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
   void seed_dropout(int leaf);
@@ -64,12 +69,13 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   Checkpointer checkpointer_;
   double end_;  // of the run, in samples; endless where it ends by time
-  Interval log_every_, evaluate_every_, save_every_;
+  Interval log_every_, evaluate_every_, save_every_, check_every_;
   Progress progress_;
   int64_t skipped_ = 0;  // updates, because of NaN
 
   // From the first step on.
   std::unique_ptr<RunningStatistics> statistics_;
+  std::unique_ptr<DesyncGuard> guard_;     // none where check_every is 0
   std::unique_ptr<LeafValues> agreement_;  // what all ranks must know alike of a step
   bool named_unused_ = false;
   std::unique_ptr<Loader> loader_;

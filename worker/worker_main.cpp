@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
-#include <torch/utils.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -17,42 +13,19 @@
 #include "core/log.h"
 #include "core/names.h"
 #include "warmstart/load_weights.h"
+#include "worker/arguments.h"
+#include "worker/bench.h"
 #include "worker/environment.h"
 #include "worker/line.h"
 #include "worker/model_card.h"
-#include "worker/preflight.h"
 #include "worker/referee.h"
+#include "worker/setup.h"
 #include "worker/stop_signal.h"
 #include "worker/trainer.h"
 #include "worker/worker.h"
 
 namespace rekindle {
 namespace {
-
-constexpr char kUsage[] = "usage: rekindle-worker JOB [--exit-code] [section.key=value ...]";
-
-struct Arguments {
-  std::string job;
-  std::vector<std::string> overrides;
-  bool exit_code = false;  // 3 where the parent stays
-};
-
-Arguments parse(int argc, char** argv) {
-  Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string text = argv[i];
-    if (text == "--exit-code")
-      arguments.exit_code = true;
-    else if (text.starts_with("-"))
-      throw Error("unknown option '" + text + "'", {"", kUsage, ExitCode::kUsage});
-    else if (arguments.job.empty())
-      arguments.job = text;
-    else
-      arguments.overrides.push_back(text);
-  }
-  if (arguments.job.empty()) throw Error("no job file was given", {"", kUsage, ExitCode::kUsage});
-  return arguments;
-}
 
 // Everything is read before the ranks first meet, so that what is wrong with it can be said by one for all.
 struct Request {
@@ -62,8 +35,8 @@ struct Request {
 
   Request(int argc, char** argv) {
     try {
-      arguments = parse(argc, argv);
-      job = read_job(arguments.job, arguments.overrides);
+      arguments = parse_arguments(argc, argv);
+      if (!arguments.job.empty()) job = read_job(arguments.job, arguments.overrides);
     } catch (const Error&) {
       failure = std::current_exception();
     }
@@ -76,62 +49,6 @@ CommOptions comm_options(const Request& request) {
   options.deadline = request.job->run.deadline;
   options.same_bits = request.job->run.reproducible != Reproducible::kFast;
   return options;
-}
-
-// Threads, determinism and the seed that the initial weights come from.
-void set_up_torch(const Job& job) {
-  at::set_num_threads(job.run.threads);
-  if (job.run.reproducible != Reproducible::kFast) {
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
-    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // which cuBLAS asks for then
-  }
-  torch::manual_seed(job.run.seed);
-}
-
-Dataset load_data(Communicator& communicator, FileSystem& files, const Job& job, const ParentFacts& parent) {
-  std::optional<Dataset> data;
-  together(communicator, "data", [&] {
-    data.emplace(files, job.data, parent.card ? parent.card->classes : std::vector<std::string>{});
-  });
-  std::string digests;
-  for (const Increment& increment : data->increments()) digests += increment.digest;
-  check_same(communicator, digests, "data", "the files must be the same on every node");
-  if (communicator.rank() == 0) {
-    for (const std::string& warning : data->warnings()) log_warning(warning);
-  }
-  return std::move(*data);
-}
-
-Split split_data(Communicator& communicator, const Dataset& data, const Job& job) {
-  Split parts;
-  together(communicator, "split of the data", [&] { parts = split(data, job.split); });
-  if (communicator.rank() == 0) {
-    log_info(std::to_string(data.size()) + " samples in " + std::to_string(data.increments().size()) +
-             " increments: " + std::to_string(parts.train.size()) + " to train on, " +
-             std::to_string(parts.validation.size()) + " for validation, " +
-             std::to_string(parts.test.size()) + " for the test");
-  }
-  return parts;
-}
-
-// What is trained, and the memory that it lies in.
-struct Trainee {
-  std::shared_ptr<Model> model;
-  NamedState state;
-  std::unique_ptr<FlatParameters> parameters;
-};
-
-Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split) {
-  Trainee trainee;
-  together(communicator, "model", [&] {
-    trainee.model = make_model(job.model, data.shape());
-    trainee.model->to(communicator.device());
-    trainee.state = state_of(*trainee.model);
-    check_trainable(trainee.state.parameters);
-    check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
-  });
-  trainee.parameters = std::make_unique<FlatParameters>(communicator, trainee.state.parameters);
-  return trainee;
 }
 
 // What a child inherits: what its weights were trained on, and what none of its ancestors was.
@@ -295,7 +212,8 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   if (!unfinished && found != "new") return static_cast<ExitCode>(std::stoi(found));
 
   const ParentFacts parent = find_parent_together(communicator, files, job, recorded);
-  const Dataset data = load_data(communicator, files, job, parent);
+  const Dataset data =
+      load_data(communicator, files, job, parent.card ? parent.card->classes : std::vector<std::string>{});
   const Split split = split_data(communicator, data, job);
   if (parent.card) {
     together(communicator, "preprocessing",
@@ -315,20 +233,32 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   return train_and_judge(run, parent, unfinished, exit_code);
 }
 
+ExitCode perform(Communicator& communicator, const Request& request) {
+  if (request.arguments.task == Task::kBenchAllReduce) {
+    bench_all_reduce(communicator, request.arguments.bench);
+    return ExitCode::kDone;
+  }
+  set_up_torch(*request.job);
+  if (request.arguments.task == Task::kBenchStep) {
+    bench_step(communicator, *request.job, request.arguments.bench);
+    return ExitCode::kDone;
+  }
+  return run_job(communicator, *request.job, request.arguments.exit_code);
+}
+
 }  // namespace
 
 int worker_main(int argc, char** argv) {
   MpiSession session(&argc, &argv);
   start_log({session.rank(), session.world(), {}});
-  catch_stop_signals();
   try {
     const Request request(argc, argv);
+    if (request.arguments.task == Task::kTrain) catch_stop_signals();  // the others have nothing to save
     const auto communicator = session.make_communicator(comm_options(request));
     together(*communicator, "job", [&] {
       if (request.failure) std::rethrow_exception(request.failure);
     });
-    set_up_torch(*request.job);
-    return static_cast<int>(run_job(*communicator, *request.job, request.arguments.exit_code));
+    return static_cast<int>(perform(*communicator, request));
   } catch (const AgreedError& error) {
     if (session.rank() == 0) log_error(error.what());
     return static_cast<int>(error.code());

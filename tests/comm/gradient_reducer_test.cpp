@@ -73,6 +73,7 @@ GradientReducer::Result run_step(GradientReducer& reducer, const SumPlan& plan, 
     reducer.start_leaf(passes[leaf]);
     for (int pass = 0; pass < passes[leaf]; ++pass) loss(leaf, pass).backward();
   }
+  reducer.end_passes();
   return reducer.finish();
 }
 
@@ -238,6 +239,7 @@ TEST(GradientReducer, BucketsAreSummedWhileBackwardRuns) {
     EXPECT_EQ(handed_in[0], 0u);  // not in a pass that others follow
     EXPECT_GE(handed_in[1], 1u);
     EXPECT_EQ(summed, communicator.rank() == 1);
+    reducer.end_passes();
     reducer.finish();
     EXPECT_EQ(reducer.handed_in(), 3u);
     communicator.barrier("step");

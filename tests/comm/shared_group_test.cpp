@@ -34,7 +34,7 @@ std::vector<std::string> run(int world, milliseconds deadline, const Main& rank_
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world; ++rank) {
     threads.emplace_back([&, rank] {
-      SharedGroup group(memory.get(), rank, world, deadline);
+      SharedGroup group(memory.get(), rank, world, {.deadline = deadline});
       try {
         rank_main(group);
       } catch (const Error& error) {
@@ -91,6 +91,10 @@ TEST(SharedGroup, DifferentCallsAreNamedOnEveryRank) {
   const auto sizes = run(2, milliseconds(60000),
                          [&](SharedGroup& group) { group.wait(group.post('a', 6, 10 + group.rank()), "x"); });
   for (const std::string& error : sizes) EXPECT_THAT(error, HasSubstr("of 11 elements"));
+  const auto places = run(3, milliseconds(60000), [&](SharedGroup& group) {
+    group.wait(group.post('a', 6, 10, group.rank() == 2 ? 4096 : 0), "x");
+  });
+  for (const std::string& error : places) EXPECT_THAT(error, HasSubstr("from 4096"));
 }
 
 TEST(SharedGroup, AnAbortEndsTheOthersWaits) {
@@ -99,6 +103,30 @@ TEST(SharedGroup, AnAbortEndsTheOthersWaits) {
     group.wait(group.post('a'), "gradient sum");
   });
   EXPECT_THAT(errors[0], HasSubstr("rank 1 failed while this rank waited in 'gradient sum'"));
+}
+
+TEST(SharedGroup, AnAbortEndsTheWaitsOfTheGroupsWithinToo) {
+  Memory within(SharedGroup::bytes_for(2));
+  const auto errors = run(3, milliseconds(60000), [&](SharedGroup& group) {
+    if (group.rank() == 2) return group.abort();
+    SharedGroup two(within.get(), group.rank(), 2,
+                    {.deadline = milliseconds(60000), .crowd = 3, .names = {5, 7}, .parent = &group});
+    if (group.rank() == 0) two.wait(two.post('a'), "sum of two");
+  });
+  EXPECT_THAT(errors[0], HasSubstr("rank 2 failed while this rank waited in 'sum of two'"));
+}
+
+TEST(SharedGroup, RanksAreCalledAsTheyAreInTheWorld) {
+  Memory within(SharedGroup::bytes_for(2));
+  SharedGroup two(within.get(), 0, 2,
+                  {.deadline = milliseconds(50), .crowd = 0, .names = {4, 7}, .parent = nullptr});
+  try {
+    two.wait(two.post('a'), "sum of two");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("by rank 7"));
+    EXPECT_EQ(error.details().where, "rank 4");
+  }
 }
 
 }  // namespace

@@ -213,7 +213,7 @@ TEST_F(DatasetTest, RefusesTensorsThatAreNoDataSet) {
   EXPECT_THAT(write({view("y", DType::kI64, {2}, y)}), HasSubstr("no tensor named x"));
   EXPECT_THAT(write({view("x", DType::kF32, {2, 2}, x)}), HasSubstr("no tensor named y"));
   EXPECT_THAT(write({view("x", DType::kF64, {2, 2}, wide), view("y", DType::kI64, {2}, y)}),
-              HasSubstr("tensor x is F64, expected F32"));
+              HasSubstr("tensor x is F64, expected F32 or I64"));
   EXPECT_THAT(write({view("x", DType::kF32, {2, 2}, x), view("y", DType::kF32, {4}, x)}),
               AllOf(HasSubstr("tensor y is F32, expected I64"), HasSubstr(".long()")));
   EXPECT_THAT(write({view("x", DType::kF32, {2, 2}, x), view("y", DType::kI64, {3}, three)}),
@@ -223,6 +223,18 @@ TEST_F(DatasetTest, RefusesTensorsThatAreNoDataSet) {
   EXPECT_THAT(
       error({{.images = {}, .labels = {}, .path = directory_.path() / "b", .range = {}}}, "safetensors"),
       HasSubstr("no such file"));
+}
+
+// Equal bytes of one shape may be tokens or numbers: a data set is one or the other.
+TEST_F(DatasetTest, TellsIntegersFromNumbers) {
+  const std::vector<int64_t> x{1, 2, 3, 4}, y{0, 1};
+  safetensors::write(
+      posix_file_system(), directory_.path() / "tokens",
+      {view("x", safetensors::DType::kI64, {2, 2}, x), view("y", safetensors::DType::kI64, {2}, y)});
+  const IncrementOptions tokens{
+      .images = {}, .labels = {}, .path = directory_.path() / "tokens", .range = {}};
+  EXPECT_THAT(error({tokens, tensors("numbers", {2, 2}, {1, 2, 3, 4}, y)}, "safetensors"),
+              AllOf(HasSubstr("[2] in F32"), HasSubstr("[2] in I64")));
 }
 
 TEST_F(DatasetTest, RefusesDuplicatesAndNothing) {

@@ -64,6 +64,23 @@ TEST_F(GatherTest, LeavesFloatsAlone) {
   EXPECT_EQ(batch.y.const_data_ptr<int64_t>()[1], 1);
 }
 
+TEST_F(GatherTest, LeavesIntegersAlone) {
+  const std::vector<int64_t> x{30521, 0, -1, int64_t{1} << 60, 7, 8}, y{5, 4, 5};
+  safetensors::write(
+      posix_file_system(), directory_.path() / "a",
+      {view("x", safetensors::DType::kI64, {3, 2}, x), view("y", safetensors::DType::kI64, {3}, y)});
+  const Dataset data(
+      posix_file_system(),
+      {.kind = "safetensors",
+       .increments = {{.images = {}, .labels = {}, .path = directory_.path() / "a", .range = {}}}});
+  EXPECT_EQ(data.element(), Element::kInteger);
+  const std::vector<int64_t> indices{1, 0};
+  const Batch batch = gather(data, indices, 0.5, 2);
+  EXPECT_EQ(batch.x.sizes(), (std::vector<int64_t>{2, 2}));
+  const int64_t* values = batch.x.const_data_ptr<int64_t>();
+  EXPECT_EQ(std::vector<int64_t>(values, values + 4), (std::vector<int64_t>{-1, int64_t{1} << 60, 30521, 0}));
+}
+
 TEST_F(GatherTest, OfNothingIsEmpty) {
   const Batch batch = gather(bytes(), {}, 0, 1);
   EXPECT_EQ(batch.samples(), 0);

@@ -163,7 +163,8 @@ TEST_F(LoaderTest, MicroBatchesAreAboutEqual) {
   const auto sizes = [&](int64_t batch, int64_t most) {
     Loader loader(data_, every_third(90), {.global_batch = batch, .microbatch = most});
     std::vector<int64_t> sizes;
-    for (const Batch& micro : loader.next().shares[0]) sizes.push_back(micro.samples());
+    const StepBatches step = loader.next();
+    for (const Batch& micro : step.shares[0]) sizes.push_back(micro.samples());
     return sizes;
   };
   EXPECT_EQ(sizes(10, 4), (std::vector<int64_t>{3, 3, 4}));
@@ -176,7 +177,7 @@ TEST_F(LoaderTest, MicroBatchesAreAboutEqual) {
 TEST_F(LoaderTest, StartsAtAnyStepAsIfItHadRunTillThere) {
   const Numbers indices = every_third(50);
   const Timeline timeline(50, 16);
-  const LoaderOptions options{.seed = 5, .rank = 1, .world = 2, .global_batch = 16};
+  const LoaderOptions options{.seed = 5, .rank = 1, .world = 2, .global_batch = 16, .virtual_workers = 2};
   Loader whole(data_, indices, options);
   std::vector<Numbers> expected;
   for (int step = 0; step < 20; ++step) expected.push_back(numbers_in(whole.next()));

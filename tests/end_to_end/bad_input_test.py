@@ -88,8 +88,8 @@ class BadInput(harness.Case):
         self.assertFalse(self.directory.exists())
 
     def test_not_in_this_version(self):
-        for setting in ('data.use="new"', "batch.virtual_workers=16", "optimizer.name=lars", "model.name=bert",
-                        "run.reproducible=any-world", "warm_start.strategy=fire", "run.max_restarts=3"):
+        for setting in ('data.use="new"', "optimizer.name=lars", "model.name=bert",
+                        "warm_start.strategy=fire", "run.max_restarts=3"):
             with self.subTest(setting=setting):
                 result = self.run_well(self.job, setting, code=78)
                 self.assert_says(result, "not in this version", setting.split("=")[0])

@@ -51,7 +51,7 @@ class Live:
     """A command that runs. Leaving its context ends it, whatever came before."""
 
     def __init__(self, command, cwd=None, environment=None):
-        self._output = tempfile.TemporaryFile(mode="w+", errors="replace")
+        self._output = tempfile.TemporaryFile()
         self._process = subprocess.Popen([str(word) for word in command], cwd=cwd, env=environment,
                                          stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
                                          start_new_session=True)
@@ -61,21 +61,24 @@ class Live:
 
     def __exit__(self, *_):
         if self._process.poll() is None:
-            for process in self._ranks().values():
+            for process in self.rank_processes().values():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             self._process.kill()
             self._process.wait()
         self._output.close()
 
-    def result(self):
-        code = self._process.wait(PATIENCE)
-        self._output.seek(0)
-        return Result(code, self._output.read())
+    def result(self, patience=PATIENCE):
+        code = self._process.wait(patience)
+        return Result(code, self.text())
 
-    def wait_for(self, is_there):
+    def text(self):
+        """What it has said so far; it writes through the same file, so its place there is left alone."""
+        return os.pread(self._output.fileno(), 1 << 24, 0).decode(errors="replace")
+
+    def wait_for(self, is_there, patience=PATIENCE):
         """Waits until `is_there()` is true, and returns what it gave."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not (found := is_there()):
             if self._process.poll() is not None:
                 raise AssertionError(f"the run ended too early: {self.result()}")
@@ -88,10 +91,14 @@ class Live:
         """Sends a signal to the command itself, not to what it started."""
         self._process.send_signal(number)
 
-    def kill_rank(self, rank):
-        os.kill(self._ranks()[rank], signal.SIGKILL)
+    def runs(self, ranks):
+        """Whether as many ranks run by now."""
+        return len(self._ranks()) == ranks
 
-    def _ranks(self):
+    def kill_rank(self, rank):
+        os.kill(self.rank_processes()[rank], signal.SIGKILL)
+
+    def rank_processes(self):
         """The process of each rank among the descendants of the command."""
         ranks = {}
         for folder in pathlib.Path("/proc").glob("[0-9]*"):

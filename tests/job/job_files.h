@@ -39,6 +39,7 @@ increments = [
 ]
 normalize = { mean = [0.286], std = [0.353] }
 shuffle = false
+augment = ["crop", "flip"]
 [batch]
 global = 1024
 microbatch = 128
@@ -87,6 +88,7 @@ workers = 4
 deadline = "90sec"
 on_nan = "skip"
 log_every = "1ba"
+check_every = "50ba"
 )";
 
 class JobTest : public ::testing::Test {

@@ -37,7 +37,6 @@ std::vector<std::string> values_not_built(const Key<Job>& key) {
 // For each key that is not built at all and lists no values: one that is not its neutral value.
 const std::map<std::string, std::string> kOther{
     {"data.manifest", "\"parts.toml\""},
-    {"data.augment", "[\"flip\"]"},
     {"data.replay.share", "0.5"},
     {"batch.per_worker", "128"},
     {"schedule.decay_power", "2.0"},
@@ -100,6 +99,7 @@ const std::map<std::string, std::string> kChanged{
     {"data.increments", "[\"z\"]"},
     {"data.path", "z"},
     {"data.shuffle", "true"},
+    {"data.augment", "[\"flip\"]"},
     {"data.normalize.mean", "[0.5]"},
     {"data.normalize.std", "[0.5]"},
     {"batch.global", "512"},
@@ -146,12 +146,14 @@ const std::map<std::string, std::string> kChanged{
     {"run.deadline", "3min"},
     {"run.on_nan", "stop"},
     {"run.log_every", "3ba"},
+    {"run.check_every", "3ba"},
 };
 
 // What a resumed run may change: neither the model nor how it is judged depends on it.
-const std::vector<std::string> kResumable{
-    "evaluation.every", "checkpoint.every", "checkpoint.keep", "checkpoint.verify", "run.line",
-    "run.directory",    "run.duration",     "run.workers",     "run.deadline",      "run.log_every"};
+const std::vector<std::string> kResumable{"evaluation.every",  "checkpoint.every", "checkpoint.keep",
+                                          "checkpoint.verify", "run.line",         "run.directory",
+                                          "run.duration",      "run.workers",      "run.deadline",
+                                          "run.log_every",     "run.check_every"};
 
 TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt) {
   for (const Key<Job>& key : job_keys()) {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+
 #include <cmath>
 #include <random>
 
@@ -7,6 +9,7 @@
 namespace rekindle {
 namespace {
 
+using ::testing::HasSubstr;
 using ReadTest = JobTest;
 
 TEST_F(ReadTest, WhatIsNotGivenHasItsDefault) {
@@ -186,6 +189,18 @@ TEST_F(ReadTest, OverridesWin) {
   const Job table = read(kFullJob, {"data.normalize={mean=[0.5]}"});
   EXPECT_EQ(table.data.mean, 0.5);
   EXPECT_EQ(table.data.std, 1);  // a table takes the place of all of it
+}
+
+TEST_F(ReadTest, ChangesToImagesAreASet) {
+  const std::string both = to_toml(read(kSmallJob, {R"(data.augment=["crop", "flip"])"}));
+  EXPECT_THAT(both, HasSubstr(R"(augment = ["crop", "flip"])"));
+  EXPECT_EQ(to_toml(read(kSmallJob, {R"(data.augment=["flip", "crop"])"})), both);
+  const AugmentOptions flip = read(kSmallJob, {R"(data.augment=["flip"])"}).data.augment;
+  EXPECT_TRUE(flip.flip && !flip.crop);
+  EXPECT_FALSE(read(kSmallJob).data.augment.any());
+  EXPECT_THAT(mistakes(kSmallJob, {R"(data.augment=["flip", "crop", "flip"])"})[1],
+              HasSubstr("names \"flip\" twice"));
+  EXPECT_THAT(mistakes(kSmallJob, {R"(data.augment=["flp"])"})[1], HasSubstr("did you mean 'flip'?"));
 }
 
 TEST_F(ReadTest, AnOverrideTakesThePlaceOfWhatItExcludes) {

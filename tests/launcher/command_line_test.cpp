@@ -66,5 +66,51 @@ TEST(CommandLine, NamesWhatIsWrong) {
   }
 }
 
+TEST(CommandLine, ReadsBenchAllReduce) {
+  const CommandLine line = parse({"bench", "allreduce", "-n", "2", "--bytes", "4096,65536", "--dtype",
+                                  "float16", "--seconds", "0.1", "--json"});
+  ASSERT_TRUE(line.bench);
+  EXPECT_EQ(line.bench->what, "allreduce");
+  EXPECT_EQ(line.bench->workers, 2);
+  EXPECT_EQ(line.bench->bytes, "4096,65536");
+  EXPECT_EQ(line.bench->dtype, "float16");
+  EXPECT_EQ(line.bench->seconds, "0.1");
+  EXPECT_TRUE(line.bench->json);
+  EXPECT_FALSE(parse({"run", "job.toml"}).bench);
+}
+
+TEST(CommandLine, ReadsBenchStep) {
+  const CommandLine line =
+      parse({"bench", "step", "job.toml", "--steps", "7", "run.seed=2", "--worker", "./w", "batch.global=8"});
+  ASSERT_TRUE(line.bench);
+  EXPECT_EQ(line.bench->what, "step");
+  EXPECT_EQ(line.bench->job, "job.toml");
+  EXPECT_FALSE(line.bench->workers);
+  EXPECT_EQ(line.bench->worker, "./w");
+  EXPECT_EQ(line.bench->steps, "7");
+  EXPECT_FALSE(line.bench->json);
+  EXPECT_EQ(line.bench->overrides, (std::vector<std::string>{"run.seed=2", "batch.global=8"}));
+}
+
+TEST(CommandLine, NamesWhatIsWrongWithABench) {
+  const auto has = [](const std::string& text, const char* part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  has(usage_error({"bench"}), "a bench is missing");
+  has(usage_error({"bench", "alreduce", "-n", "2"}), "did you mean 'allreduce'?");
+  has(usage_error({"bench", "allreduce"}), "-n is required");
+  has(usage_error({"bench", "allreduce", "-n", "2", "job.toml"}), "job.toml");
+  has(usage_error({"bench", "step"}), "JOB is required");
+  has(usage_error({"bench", "step", "job.toml", "--steps", "0"}), "not a number of steps");
+  has(usage_error({"bench", "step", "job.toml", "--step", "5"}), "did you mean '--steps'?");
+  has(usage_error({"bench", "allreduce", "-n", "2", "--dtype", "float8"}), "float8");
+  for (const char* bytes : {"", ",", "4096,", "4k", "0", "-4", "99999999999999999999"}) {
+    has(usage_error({"bench", "allreduce", "-n", "2", "--bytes", bytes}), "--bytes");
+  }
+  for (const char* seconds : {"0", "-1", "soon", "inf0"}) {
+    has(usage_error({"bench", "allreduce", "-n", "2", "--seconds", seconds}), "not a number above 0");
+  }
+}
+
 }  // namespace
 }  // namespace rekindle

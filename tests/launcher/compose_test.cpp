@@ -22,6 +22,27 @@ TEST(Compose, RunsMpirunOnThisMachine) {
             "--mca plm isolated /opt/w 'my job.toml' --exit-code run.seed=2 'model.hidden=[1, 2]'");
 }
 
+TEST(Compose, RunsABenchAsTheJobWouldRun) {
+  const Surroundings surroundings{.mpirun = "/usr/bin/mpirun", .worker = "/w", .root = false, .set = {}};
+  const std::string mpirun =
+      "OMP_NUM_THREADS=1 mpirun -n 2 --bind-to none --oversubscribe --mca pml ob1 --mca btl self,vader "
+      "--mca plm isolated /w ";
+  BenchCommand command;
+  command.what = "allreduce";
+  command.bytes = "4096";
+  command.json = true;
+  EXPECT_EQ(shell_line(compose_mpirun(command, 2, 1, 1.5, surroundings)),
+            mpirun + "--bench allreduce --bytes 4096 --json");
+  command = {};
+  command.what = "step";
+  command.job = "job.toml";
+  command.steps = "5";
+  command.overrides = {"run.seed=2"};
+  const Launch launch = compose_mpirun(command, 2, 1, 1.5, surroundings);
+  EXPECT_EQ(shell_line(launch), mpirun + "--bench step --steps 5 --launched 1.500000 job.toml run.seed=2");
+  EXPECT_FALSE(launch.saves);
+}
+
 TEST(Compose, TellsOpenMpiThatRootIsMeant) {
   const Launch launch =
       compose_mpirun(kCommand, 1, 1, {.mpirun = "/m", .worker = "/w", .root = true, .set = {}});

@@ -37,11 +37,11 @@ at::Tensor train(const OptimizerOptions& options, int world, int steps, double l
     for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
       parameters.data_ptr<float>()[i] = parameter(i);
   }
+  const std::vector<Range> buckets = line.buckets(1, 1, 4);
   std::vector<std::unique_ptr<Optimizer>> shards;
   for (int rank = 0; rank < world; ++rank) {
     std::vector<Range> slices;
-    for (const Range& bucket : line.buckets(1, 1, 4))
-      slices.push_back(FlatLayout::slice(bucket, rank, world));
+    for (const Range& bucket : buckets) slices.push_back(FlatLayout::slice(bucket, rank, world));
     shards.push_back(Optimizer::create(options, line, parameters, gradients, slices));
   }
   for (int step = 0; step < steps; ++step) {
@@ -51,7 +51,7 @@ at::Tensor train(const OptimizerOptions& options, int world, int steps, double l
     }
     for (auto& shard : shards) {
       shard->start_step(lr, divisor);
-      shard->update(0);
+      for (size_t slice = 0; slice < buckets.size(); ++slice) shard->update(slice);
     }
   }
   return parameters;
@@ -143,6 +143,28 @@ TEST(Optimizer, DecayLeavesVectorsAloneUnlessTold) {
   options.no_decay = std::vector<std::string>{"b.*"};
   EXPECT_TRUE(decays(options, line.entries()[0]));
   EXPECT_FALSE(decays(options, line.entries()[2]));
+}
+
+TEST(Optimizer, WhatIsUntouchedStaysAsItIs) {
+  const FlatLayout line = layout();
+  for (const OptimizerOptions& options : {sgd(0.9, false, 0.1), adamw(0.1)}) {
+    at::Tensor flat = at::zeros({line.size()}, at::kFloat), gradient = at::zeros({line.size()}, at::kFloat);
+    flat.fill_(1), gradient.fill_(0.5);
+    const auto optimizer = Optimizer::create(options, line, flat, gradient, {{0, line.size()}});
+    const auto& entries = line.entries();
+    const Range hole{entries[1].range.begin, entries[2].range.begin};
+    optimizer->start_step(0.1, 2, {hole});
+    optimizer->update(0);
+    EXPECT_TRUE(flat.narrow(0, hole.begin, hole.size()).eq(1).all().item<bool>());
+    EXPECT_TRUE(flat.narrow(0, 0, hole.begin).lt(1).all().item<bool>());
+    EXPECT_TRUE(flat.narrow(0, hole.end, line.size() - hole.end).lt(1).all().item<bool>());
+    for (const auto& segment : optimizer->segments()) {
+      const Range part = segment.range.intersect(hole);
+      if (part.empty()) continue;
+      const at::Tensor moment = segment.moments[0].narrow(0, part.begin - segment.range.begin, part.size());
+      EXPECT_TRUE(moment.eq(0).all().item<bool>());
+    }
+  }
 }
 
 TEST(Optimizer, StateIsOnlyOfTheOwnPart) {

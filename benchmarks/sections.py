@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: for each section its contenders, and the ratios that matter."""
+import dataclasses
+import pathlib
+import subprocess
+from collections.abc import Callable
+
+import measure
+from measure import HERE, PEERS, PYTHON, ROOT
+
+REKINDLE = ROOT / "build/bin/rekindle"
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+SIZES = [4 << 10, 64 << 10, 1 << 20, 4 << 20, 25 << 20, 100 << 20, 400 << 20]
+STEPS = {"mlp": 2500, "fashion": 2500, "mlp-large": 30, "resnet18": 8, "minilm": 15}
+TITLES = {"mlp": "MLP 784-100-100-10, 64 a worker", "fashion": "the same on the files of Fashion-MNIST",
+          "mlp-large": "MLP 784-4096-4096-10, 64 a worker", "resnet18": "ResNet-18 for 32 x 32 images, 16 a worker",
+          "minilm": "encoder of MiniLM's size (22.7 M), 64 tokens, 8 a worker, AdamW"}
+OURS = "rekindle, 2 workers"
+
+
+@dataclasses.dataclass
+class Ratio:
+    what: str
+    of: Callable          # of a round, {contender: figures}
+    goal: float
+    at_least: bool = True
+
+    def goal_text(self):
+        return f"{'>=' if self.at_least else '<='} {self.goal:g}"
+
+
+@dataclasses.dataclass
+class Section:
+    name: str
+    title: str
+    contenders: dict[str, Callable]   # name: () -> {figure: value}
+    columns: dict[str, tuple]         # heading: (figure, digits)
+    ratios: list[Ratio]
+
+
+# Ours: jobs on synthetic data that the folder holds.
+
+JOB = """
+[model]
+{model}
+[data]
+{data}
+[batch]
+global = {batch}
+[optimizer]
+{optimizer}
+[schedule]
+base_lr = {lr}
+[run]
+directory = "run"
+duration = "1000ep"
+"""
+SGD = 'name = "sgd"\nmomentum = 0.9'
+MODELS = {"mlp": 'name = "mlp"\nhidden = [100, 100]', "mlp-large": 'name = "mlp"\nhidden = [4096, 4096]',
+          "resnet18": 'name = "resnet18"', "minilm": 'name = "minilm"'}
+BATCH = {"mlp": 64, "fashion": 64, "mlp-large": 64, "resnet18": 16, "minilm": 8}
+
+
+def write_data(folder):
+    """Run once, by the Python that has torch. Labels of all classes are there."""
+    code = """
+import sys, torch, workloads
+from safetensors.torch import save_file
+for name, workload, count in (("mlp", "mlp", 8192), ("resnet18", "resnet18", 2048), ("minilm", "minilm", 4096)):
+    x, y = workloads.samples(workload, count)
+    save_file({"x": x, "y": y}, sys.argv[1] + "/" + name + ".safetensors")
+"""
+    subprocess.run([PYTHON, "-c", code, folder], check=True, env={"PYTHONPATH": str(HERE / "peers")})
+
+
+def job(folder, workload, workers):
+    path = folder / f"{workload}-{workers}.toml"
+    if workload == "fashion":
+        data = (f'increments = [{{ images = "{FASHION_MNIST}/train-images-idx3-ubyte.gz", '
+                f'labels = "{FASHION_MNIST}/train-labels-idx1-ubyte.gz" }}]\n'
+                "normalize = { mean = [0.2860], std = [0.3530] }")
+    else:
+        data = f'path = "{"mlp" if workload == "mlp-large" else workload}.safetensors"'
+    adamw = workload == "minilm"
+    path.write_text(JOB.format(model=MODELS["mlp" if workload == "fashion" else workload], data=data,
+                               batch=BATCH[workload] * workers, optimizer='name = "adamw"' if adamw else SGD,
+                               lr=5e-5 if adamw else 0.01))
+    return path
+
+
+def ours_command(folder, workload, workers, *overrides, steps=None):
+    worker = ["--worker", ROOT / "build/bin/minilm-worker"] if workload == "minilm" else []
+    return [REKINDLE, "bench", "step", job(folder, workload, workers), "-n", workers, "--steps",
+            steps or STEPS[workload], "--json", *worker, *overrides]
+
+
+def ours(folder, workload, workers, *overrides):
+    return lambda: measure.run(ours_command(folder, workload, workers, *overrides), folder)[0]
+
+
+def ours_twice(folder, workload):
+    """Two runs of one worker at the same time: what two workers would do that need not agree."""
+    def run():
+        both = [measure.Started(ours_command(folder, workload, 1), folder) for _ in range(2)]
+        return {"samples_per_s": sum(one.result()[0]["samples_per_s"] for one in both)}
+    return run
+
+
+# The peers.
+
+def ddp(folder, workload, *arguments, workers=2):
+    return lambda: measure.run(measure.torchrun(workers, "train_torch.py", "--workload", workload, "--steps",
+                                                STEPS[workload], *arguments), folder)[0]
+
+
+def eager(folder, workload):
+    return lambda: measure.run([PYTHON, HERE / "peers/train_torch.py", "--single", "--workload", workload, "--steps",
+                                STEPS[workload]], folder)[0]
+
+
+def horovod(folder, workload):
+    return lambda: measure.run(measure.mpirun_yielding(2, PEERS / "bin/python", HERE / "peers/train_horovod.py",
+                                                       "--workload", workload, "--steps", STEPS[workload]), folder)[0]
+
+
+def faster(than, ours_name=OURS):
+    return lambda figures: figures[ours_name]["samples_per_s"] / figures[than]["samples_per_s"]
+
+
+# Sections.
+
+TRAINING = {"samples/s": ("samples_per_s", 0), "ms a step": ("ms_per_step", 3),
+            "s from launch to the end of the first step": ("first_step_s", 2)}
+DDP, HOROVOD, EAGER = "torch DDP over gloo, 2 workers", "Horovod over MPI, 2 workers", "torch, one process"
+
+
+def training(folder, workload, over_ddp, over_horovod):
+    contenders = {OURS: ours(folder, workload, 2), DDP: ddp(folder, workload), HOROVOD: horovod(folder, workload),
+                  "rekindle, 1 worker": ours(folder, workload, 1), EAGER: eager(folder, workload)}
+    ratios = [Ratio("times DDP", faster(DDP), over_ddp), Ratio("times Horovod", faster(HOROVOD), over_horovod)]
+    if workload == "mlp":
+        ratios.append(Ratio("a step of 2 workers over one of 1",
+                            lambda f: f[OURS]["ms_per_step"] / f["rekindle, 1 worker"]["ms_per_step"], 1.25, False))
+        ratios.append(Ratio("first step: share of DDP's time",
+                            lambda f: f[OURS]["first_step_s"] / f[DDP]["first_step_s"], 0.4, False))
+    return Section(workload, TITLES[workload], contenders, TRAINING, ratios)
+
+
+def fashion(folder):
+    loader, tensor = "DDP, Dataset + DataLoader + DistributedSampler", "DDP, one tensor in memory"
+    contenders = {OURS: ours(folder, "fashion", 2)}
+    for name, data in ((loader, "loader"), (tensor, "tensor")):
+        contenders[name] = ddp(folder, "mlp", "--data", data, "--fashion-mnist", FASHION_MNIST)
+    ratios = [Ratio("times DDP with a DataLoader", faster(loader), 6),
+              Ratio("times DDP with a tensor", faster(tensor), 4)]
+    return Section("fashion", TITLES["fashion"], contenders, TRAINING, ratios)
+
+
+def efficiency(folder):
+    contenders, ratios = {}, []
+    for workload in ("mlp-large", "resnet18", "minilm"):
+        one, two = f"{workload}: one run of two workers", f"{workload}: two runs of one at the same time"
+        contenders |= {one: ours(folder, workload, 2), two: ours_twice(folder, workload)}
+        ratios.append(Ratio(f"{workload}, efficiency", faster(two, one), 0.95))
+    return Section("efficiency", "What working together costs", contenders, {"samples/s": ("samples_per_s", 1)}, ratios)
+
+
+def memory(folder):
+    mine = ours_command(folder, "mlp-large", 2, "optimizer.name=adamw", steps=10)
+    mine_job = pathlib.Path(mine[3])
+    mine_job_text = mine_job.read_text().replace(SGD, "")   # momentum goes with sgd alone
+    mine[3] = mine_job.with_name("mlp-large-adamw.toml")
+    mine[3].write_text(mine_job_text)
+    theirs = measure.torchrun(2, "train_torch.py", "--workload", "mlp-large", "--steps", 10, "--optimizer", "adamw")
+    contenders = {OURS: lambda: {"mib": measure.peak_pss_mib(mine, folder)},
+                  DDP: lambda: {"mib": measure.peak_pss_mib(theirs, folder)}}
+    ratio = Ratio("share of DDP's memory", lambda f: f[OURS]["mib"] / f[DDP]["mib"], 0.6, False)
+    return Section("memory", "Peak memory of both workers, large MLP with AdamW (sum of PSS)", contenders,
+                   {"MiB": ("mib", 0)}, [ratio])
+
+
+def any_world(folder):
+    contenders, ratios = {}, []
+    for workload in ("mlp-large", "resnet18"):
+        passes = f"batch.microbatch={BATCH[workload] * 2 // 8}"   # as any-world cuts it, for 8 virtual workers
+        fast, exact = f"{workload}: fast", f"{workload}: any-world"
+        contenders |= {fast: ours(folder, workload, 2, passes),
+                       exact: ours(folder, workload, 2, passes, "run.reproducible=any-world")}
+        ratios.append(Ratio(f"{workload}, time of any-world over fast",
+                            lambda f, fast=fast, exact=exact: f[exact]["ms_per_step"] / f[fast]["ms_per_step"], 1.05,
+                            at_least=False))
+    return Section("any-world", "What the same bits on any number of workers cost", contenders,
+                   {"ms a step": ("ms_per_step", 1)}, ratios)
+
+
+def all_reduce(folder):
+    def figures(rows):
+        return {f"{row['op']} {row['bytes']}": row["ms"] for row in rows}
+
+    def mine():
+        return figures(measure.run([REKINDLE, "bench", "allreduce", "-n", 2, "--bytes", ",".join(map(str, SIZES)),
+                                    "--seconds", 0.3, "--json"], folder)[0])
+    mpi, gloo = "MPI_Allreduce, in place", "gloo"
+    contenders = {OURS: mine,
+                  mpi: lambda: figures(measure.run(measure.mpirun(2, PEERS / "allreduce_mpi", 0.3, *SIZES), folder)),
+                  gloo: lambda: figures(measure.run(measure.torchrun(2, "allreduce_gloo.py", 0.3, *SIZES), folder))}
+    columns = {f"{text(size)}, ms": (f"allreduce {size}", 4 if size < 1 << 20 else 2) for size in SIZES}
+    ratios = []
+    for size in SIZES:
+        goal = 2.5 if size < 1 << 20 else 3 if size < 25 << 20 else 5
+        for peer, name in ((mpi, "MPI"), (gloo, "gloo")):
+            ratios.append(Ratio(f"{text(size)}, times {name}", lambda f, peer=peer, size=size:
+                                f[peer][f"allreduce {size}"] / f[OURS][f"allreduce {size}"], goal))
+    for size in (s for s in SIZES if s >= 25 << 20):
+        ratios.append(Ratio(f"{text(size)}, bytes a second over memcpy's", lambda f, size=size:
+                            f[OURS][f"memcpy {size}"] / f[OURS][f"allreduce {size}"], 1.3))
+    return Section("allreduce", "All-reduce of float32 on 2 workers", contenders, columns, ratios)
+
+
+def text(size):
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+SECTIONS = {"allreduce": all_reduce, "mlp": lambda folder: training(folder, "mlp", 4, 2), "fashion": fashion,
+            "mlp-large": lambda folder: training(folder, "mlp-large", 1.6, 1.5),
+            "resnet18": lambda folder: training(folder, "resnet18", 1.25, 1.25),
+            "minilm": lambda folder: training(folder, "minilm", 1.25, 1.1),
+            "efficiency": efficiency, "memory": memory, "any-world": any_world}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/setup.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <torch/utils.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "worker/model_card.h"
+#include "worker/preflight.h"
+
+namespace rekindle {
+namespace {
+
+// The built-in models compute on numbers; LibTorch would say so in its own words, deep in the first pass.
+void check_integers(const Job& job, const Dataset& data) {
+  const std::vector<std::string> built_in = built_in_models();
+  if (data.element() != Element::kInteger || std::ranges::count(built_in, job.model.name()) == 0) return;
+  throw bad_input("x is I64, and model '" + job.model.name() + "' takes numbers", "[data]",
+                  "convert it, in PyTorch by x.float(); integers such as tokens are for a model of your own");
+}
+
+}  // namespace
+
+void set_up_torch(const Job& job) {
+  at::set_num_threads(job.run.threads);
+  if (job.run.reproducible != Reproducible::kFast) {
+    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // which cuBLAS asks for then
+  }
+  torch::manual_seed(job.run.seed);
+}
+
+Dataset load_data(Communicator& communicator, FileSystem& files, const Job& job,
+                  const std::vector<std::string>& parent_classes) {
+  std::optional<Dataset> data;
+  together(communicator, "data", [&] { data.emplace(files, job.data, parent_classes); });
+  std::string digests;
+  for (const Increment& increment : data->increments()) digests += increment.digest;
+  check_same(communicator, digests, "data", "the files must be the same on every node");
+  if (communicator.rank() == 0) {
+    for (const std::string& warning : data->warnings()) log_warning(warning);
+  }
+  return std::move(*data);
+}
+
+Split split_data(Communicator& communicator, const Dataset& data, const Job& job) {
+  Split parts;
+  together(communicator, "split of the data", [&] { parts = split(data, job.split); });
+  if (communicator.rank() == 0) {
+    log_info(std::to_string(data.size()) + " samples in " + std::to_string(data.increments().size()) +
+             " increments: " + std::to_string(parts.train.size()) + " to train on, " +
+             std::to_string(parts.validation.size()) + " for validation, " +
+             std::to_string(parts.test.size()) + " for the test");
+  }
+  return parts;
+}
+
+Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split) {
+  Trainee trainee;
+  together(communicator, "model", [&] {
+    check_integers(job, data);
+    trainee.model = make_model(job.model, data.shape());
+    trainee.model->to(communicator.device());
+    trainee.state = state_of(*trainee.model);
+    check_trainable(trainee.state.parameters);
+    check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
+  });
+  trainee.parameters = std::make_unique<FlatParameters>(communicator, trainee.state.parameters);
+  return trainee;
+}
+
+}  // namespace rekindle

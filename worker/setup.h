@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/flat_parameters.h"
+#include "core/file_system.h"
+#include "data/dataset.h"
+#include "data/split.h"
+#include "job/job.h"
+#include "models/model.h"
+#include "warmstart/named_state.h"
+
+namespace rekindle {
+
+// The first phases of whatever a rank does with a job. All but the first are collective and throw the same
+// error on all ranks.
+
+// Threads, determinism and the seed that the initial weights come from.
+void set_up_torch(const Job& job);
+
+// The same data on every rank; `parent_classes` come first, as Dataset has it.
+Dataset load_data(Communicator& communicator, FileSystem& files, const Job& job,
+                  const std::vector<std::string>& parent_classes);
+
+Split split_data(Communicator& communicator, const Dataset& data, const Job& job);
+
+// What is trained, and the memory that it lies in.
+struct Trainee {
+  std::shared_ptr<Model> model;
+  NamedState state;
+  std::unique_ptr<FlatParameters> parameters;
+};
+
+Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split);
+
+}  // namespace rekindle
