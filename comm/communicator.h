@@ -32,6 +32,9 @@ class Communicator {
   // Where the memory lies that allocate() gives, and that the model is to be on.
   virtual at::Device device() const { return at::kCPU; }
 
+  // The same ranks with memory of the CPU: this one, unless its memory is a GPU's. join() here is for both.
+  virtual Communicator& host() { return *this; }
+
   // Zeroed memory of this rank, [numel], that the calls below reduce fastest, where it lies.
   virtual at::Tensor allocate(int64_t numel, at::ScalarType dtype) = 0;
 

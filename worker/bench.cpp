@@ -103,7 +103,7 @@ std::vector<Timing> time_all_reduce(Communicator& communicator, const BenchOptio
   const auto element = static_cast<int64_t>(at::elementSize(dtype));
   const int64_t most = std::ranges::max(options.bytes);
   const at::Tensor reduced = communicator.allocate(most / element, dtype);
-  const at::Tensor from = at::zeros({most}, at::kByte), to = at::full({most}, 1, at::kByte);  // touched
+  const at::Tensor from = at::full({most}, 1, at::kByte), to = at::full({most}, 2, at::kByte);  // touched
 
   std::vector<Timing> timings;
   for (const int64_t bytes : options.bytes) {

@@ -91,10 +91,6 @@ class Live:
         """Sends a signal to the command itself, not to what it started."""
         self._process.send_signal(number)
 
-    def runs(self, ranks):
-        """Whether as many ranks run by now."""
-        return len(self._ranks()) == ranks
-
     def kill_rank(self, rank):
         os.kill(self.rank_processes()[rank], signal.SIGKILL)
 
