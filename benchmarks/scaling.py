@@ -26,8 +26,8 @@ RESULTS = HERE / "results"
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [4 * KIB, 64 * KIB, MIB, 4 * MIB, 25 * MIB]
 ROUNDS = 3
-ON_ONE_NODE = [2, 3, 4, 6, 8]                        # workers
-CLUSTERS = [(2, 1), (3, 1), (2, 2), (4, 1), (2, 4)]  # nodes, workers on each
+ON_ONE_NODE = [2, 3, 4, 5, 6, 8]             # workers
+CLUSTERS = [(2, 1), (3, 1), (2, 2), (4, 1), (2, 3), (2, 4), (3, 2)]   # nodes, workers on each
 FITTED_NODES, FITTED_CLUSTERS = [2, 4], [(2, 1)]     # everything else is predicted
 
 # measure
