@@ -19,7 +19,7 @@ if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then   # as CUDA itself sees it
   gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
 fi
 if [ "$gpus" = 0 ]; then
-  echo "skipped: this machine has no GPU"
+  echo "[  SKIPPED ] gpu_check: this machine has no GPU (0 ms)"   # as GoogleTest does: scripts/test.sh counts both
   exit 77
 fi
 echo "$gpus GPUs: $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | sort | uniq -c | tr '\n' ';')"

@@ -200,6 +200,10 @@ class Case(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name).resolve()
 
+    def skipTest(self, reason):
+        print(f"[  SKIPPED ] {self.id()}: {reason} (0 ms)", flush=True)   # as GoogleTest does: scripts/test.sh counts both
+        super().skipTest(reason)
+
     def write_data(self, data, name="data.safetensors"):
         save_file(data, self.folder / name)
         return self.folder / name
