@@ -26,6 +26,10 @@ std::string build_name() {
   return "rekindle " REKINDLE_VERSION ", LibTorch " TORCH_VERSION ", compiler " __VERSION__;
 }
 
+std::string arithmetic_name() {
+  return at::get_cpu_capability() + ", " + at::get_mkl_version() + ", " + at::get_mkldnn_version();
+}
+
 nlohmann::ordered_json describe_environment(int world) {
   char host[256] = {};
   gethostname(host, sizeof host - 1);

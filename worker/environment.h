@@ -10,6 +10,10 @@ namespace rekindle {
 // environment.json: what a result may depend on besides job and data. Versions, processor, host, world.
 nlohmann::ordered_json describe_environment(int world);
 
+// What the bits of a result hang on besides, on a processor: its instructions and the libraries that use
+// them.
+std::string arithmetic_name();
+
 std::string build_name();  // "rekindle 0.1.0, LibTorch 2.11.0, g++ 12.2"; the same on all ranks of a run
 
 }  // namespace rekindle

@@ -178,10 +178,10 @@ void Trainer::show() {
 }
 
 void Trainer::agree(Step& step) {
-  const std::span<const double> sums = agreement_->sums();
-  step.loss = sums[kLoss];
-  step.stop = sums[kStop] > 0;
-  progress_.seconds = sums[kSeconds];
+  agreed_ = agreement_->sums();
+  step.loss = agreed_[kLoss];
+  step.stop = agreed_[kStop] > 0;
+  progress_.seconds = agreed_[kSeconds];
 }
 
 void Trainer::update(const Step& step) {
@@ -199,7 +199,7 @@ void Trainer::update(const Step& step) {
   for (int leaf = 0; leaf < plan_.leaves(); ++leaf) {
     changes.push_back(agreement_->shown(leaf).subspan(first_statistic()));
   }
-  statistics_->apply(agreement_->sums().subspan(first_statistic()), changes);
+  statistics_->apply(agreed_.subspan(first_statistic()), changes);
 }
 
 void Trainer::skip() {
@@ -219,11 +219,10 @@ void Trainer::skip() {
 // see whole blocks.
 std::vector<Range> Trainer::unused_parameters() {
   const auto& entries = run_.parameters.layout().entries();
-  const std::span<const double> sums = agreement_->sums();
   std::vector<Range> unused;
   std::vector<std::string> names;
   for (size_t i = 0; i < entries.size(); ++i) {
-    if (sums[kFirstParameter + i] > 0) continue;
+    if (agreed_[kFirstParameter + i] > 0) continue;
     const bool last = i + 1 == entries.size();
     unused.push_back(
         {entries[i].range.begin, last ? run_.parameters.layout().size() : entries[i + 1].range.begin});

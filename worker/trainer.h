@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "comm/gradient_reducer.h"
 #include "comm/leaf_values.h"
@@ -77,6 +78,7 @@ class Trainer {
   std::unique_ptr<RunningStatistics> statistics_;
   std::unique_ptr<DesyncGuard> guard_;     // none where check_every is 0
   std::unique_ptr<LeafValues> agreement_;  // what all ranks must know alike of a step
+  std::span<const double> agreed_;         // its sums over all virtual workers, of the step that runs
   bool named_unused_ = false;
   std::unique_ptr<Loader> loader_;
   std::chrono::steady_clock::time_point started_;

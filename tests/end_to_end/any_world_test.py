@@ -96,6 +96,18 @@ class AnyWorld(harness.Case):
         steps, never = harness.steps(directory), harness.steps(alone)
         self.assertEqual([steps[i]["loss"] for i in range(end)], [never[i]["loss"] for i in range(end)])
 
+    def test_ranks_that_compute_otherwise(self):
+        """One rank without the processor's vector instructions: its bits would be others."""
+        job = [harness.WORKER, self.job, f"run.directory={self.folder / 'mixed'}"]
+        mixed = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", "1", *job,
+                 ":", "-n", "1", "env", "ATEN_CPU_CAPABILITY=default", *job]
+        result = harness.run(mixed)
+        self.assertEqual(result.code, 78, result.text)
+        self.assert_says(result, "rank 1", "instructions", "any-world")
+        result = harness.run([word for part in mixed for word in
+                              ([part, "run.reproducible=fast"] if str(part).startswith("run.directory") else [part])])
+        self.assertEqual(result.code, 0, result.text)
+
     def test_refused(self):
         for setting, word in (("run.duration=1min", "no clock decides"), ("batch.virtual_workers=6", "power of two"),
                               ("batch.virtual_workers=2", "virtual")):
