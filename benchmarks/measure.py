@@ -43,9 +43,7 @@ class Started:
         except subprocess.TimeoutExpired:
             code = "none in time"
         finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+            self.end()
         texts = []
         for file in (self._out, self._err):
             file.seek(0)
@@ -57,8 +55,24 @@ class Started:
         return values
 
 
+    def end(self):
+        """Ends it and all that it started, where it still runs."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
 def run(command, folder):
     return Started(command, folder).result()
+
+
+def run_at_once(commands, folder):
+    started = [Started(command, folder) for command in commands]
+    try:
+        return [one.result() for one in started]
+    finally:
+        for one in started:
+            one.end()
 
 
 def torchrun(workers, script, *arguments):
@@ -157,8 +171,12 @@ def load():
 
 # Figures.
 
-def spread(values, digits):
-    values = list(values)
+def figure(value):
+    """With about three digits that count."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 4}f}"
+
+
+def spread(values):
     if not values:
         return "failed"
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{figure(statistics.median(values))} ({figure(min(values))} to {figure(max(values))})"

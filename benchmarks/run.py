@@ -70,7 +70,7 @@ def ratio_lines(section, rounds):
     lines = []
     for ratio in section.ratios:
         values = values_of(ratio, rounds)
-        lines.append(f"| {ratio.what} | {measure.spread(values, 2)} | {ratio.goal_text()} | {verdict(ratio, values)} |")
+        lines.append(f"| {ratio.what} | {measure.spread(values)} | {ratio.goal_text()} | {verdict(ratio, values)} |")
     return lines
 
 
@@ -79,9 +79,9 @@ def write_section(section, rounds, origin):
              "|---" * (len(section.columns) + 1) + "|"]
     for name in section.contenders:
         cells = []
-        for figure, digits in section.columns.values():
+        for figure in section.columns.values():
             values = [figures[name][figure] for figures in rounds if figure in figures.get(name, {})]
-            cells.append(measure.spread(values, digits))
+            cells.append(measure.spread(values))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| ratio within a round | median (least to greatest) | goal | |", "|---|---|---|---|",
               *ratio_lines(section, rounds)]
@@ -106,6 +106,7 @@ def main():
         parser.error(f"there is no section {', '.join(unknown)}")
     check_ready()
 
+    RESULTS.mkdir(exist_ok=True)
     loads = []
     with tempfile.TemporaryDirectory(prefix="rekindle-benchmarks-") as temporary:
         folder = pathlib.Path(temporary)

@@ -45,18 +45,18 @@ if(LibTorch_FOUND AND NOT TARGET rekindle::torch)
 endif()
 
 # The wheel's dependencies lie beside it: nvidia/nccl, nvidia/cu13.
-set(_nvidia ${LibTorch_LIBRARY_DIR}/../../nvidia)
+get_filename_component(_nvidia ${LibTorch_LIBRARY_DIR}/../../nvidia ABSOLUTE)
 file(GLOB _cuda_hints ${_nvidia}/cu* ${_nvidia}/cuda_runtime)
 find_library(LibTorch_C10_CUDA_LIBRARY c10_cuda PATHS ${LibTorch_LIBRARY_DIR} NO_DEFAULT_PATH)
 find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
 find_path(LibTorch_NCCL_INCLUDE_DIR nccl.h PATHS ${_nvidia}/nccl PATH_SUFFIXES include NO_DEFAULT_PATH)
 if(LibTorch_CUDA_INCLUDE_DIR)
-  file(GLOB LibTorch_CUDART_LIBRARY ${LibTorch_CUDA_INCLUDE_DIR}/../lib/libcudart.so.*)
+  get_filename_component(_cuda ${LibTorch_CUDA_INCLUDE_DIR} DIRECTORY)
+  file(GLOB LibTorch_CUDART_LIBRARY ${_cuda}/lib/libcudart.so.*)   # the wheel has no libcudart.so
 endif()
 if(LibTorch_C10_CUDA_LIBRARY AND LibTorch_CUDART_LIBRARY AND LibTorch_NCCL_INCLUDE_DIR)
   set(LibTorch_HAS_CUDA TRUE)
-  get_filename_component(LibTorch_CUDART_DIR ${LibTorch_CUDART_LIBRARY} REALPATH)
-  get_filename_component(LibTorch_CUDART_DIR ${LibTorch_CUDART_DIR} DIRECTORY)
+  get_filename_component(LibTorch_CUDART_DIR ${LibTorch_CUDART_LIBRARY} DIRECTORY)
   if(NOT TARGET rekindle::torch_cuda)
     add_library(rekindle::torch_cuda INTERFACE IMPORTED)
     set_target_properties(rekindle::torch_cuda PROPERTIES

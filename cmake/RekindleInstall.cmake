@@ -24,7 +24,7 @@ endif()
 
 target_include_directories(rekindle_worker PUBLIC $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include>
                                                   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-set_target_properties(rekindle-worker PROPERTIES INSTALL_RPATH "${LibTorch_LIBRARY_DIR}")
+set_target_properties(rekindle-worker PROPERTIES INSTALL_RPATH "${LibTorch_LIBRARY_DIR};${LibTorch_CUDART_DIR}")
 
 get_property(REKINDLE_LIBRARIES GLOBAL PROPERTY REKINDLE_LIBRARIES)
 list(REMOVE_ITEM REKINDLE_LIBRARIES rekindle_launcher)

@@ -32,6 +32,9 @@ class Communicator {
   // Where the memory lies that allocate() gives, and that the model is to be on.
   virtual at::Device device() const { return at::kCPU; }
 
+  // The same ranks with memory of the CPU: this one, unless its memory is a GPU's. join() here is for both.
+  virtual Communicator& host() { return *this; }
+
   // Zeroed memory of this rank, [numel], that the calls below reduce fastest, where it lies.
   virtual at::Tensor allocate(int64_t numel, at::ScalarType dtype) = 0;
 
@@ -63,8 +66,8 @@ class Communicator {
   virtual void broadcast(at::Tensor tensor, int root, const char* name) = 0;
   virtual void barrier(const char* name) = 0;
 
-  // A communicator of the ranks that give the same `group`, in their order here. It lives no longer than this
-  // one.
+  // A communicator of the ranks that give the same `group`, 0 or more, in their order here. It lives no
+  // longer than this one.
   virtual std::unique_ptr<Communicator> split(int group);
 
   // Makes the other ranks' waits end with an error that names this one. Not collective.

@@ -34,7 +34,7 @@ class FlatParameters {
   at::Tensor flat_;
 };
 
-// Throws bad_input for parameters that are not float32 on the CPU.
+// Throws bad_input for parameters that are not float32.
 void check_trainable(const FlatParameters::Named& parameters);
 
 }  // namespace rekindle

@@ -23,9 +23,11 @@ constexpr size_t kMostStarted = SharedGroup::kMostOutstanding / 2;
 // other until the deadline and take nothing for what it is not. MPI keeps the order of equal ones.
 enum class Kind { kSum, kGather, kReduce, kResult, kArrive, kLeave };
 
-int tag_of(Kind kind, int64_t count, int64_t place = 0) {
-  const uint64_t mixed = (static_cast<uint64_t>(count) * 0x9e3779b97f4a7c15u) ^
-                         (static_cast<uint64_t>(place) * 0xc2b2ae3d27d4eb4fu);
+int tag_of(Kind kind, int64_t count = 0, int64_t place = 0, uint64_t turn = 0) {
+  const uint64_t mixed =
+      ((static_cast<uint64_t>(count) * 0x9e3779b97f4a7c15u) ^ static_cast<uint64_t>(place)) *
+          0xc2b2ae3d27d4eb4fu +
+      (turn << 53);
   return static_cast<int>(mixed >> 53) << 4 | static_cast<int>(kind);  // 15 bits, which every MPI has
 }
 
@@ -40,6 +42,15 @@ MpiClusterCommunicator::MpiClusterCommunicator(MPI_Comm comm, std::unique_ptr<No
   meet_nodes();
   staged_ = allocate(kStaging, at::kByte);
   result_ = allocate_shared(kStaging, at::kByte);
+}
+
+MpiClusterCommunicator::~MpiClusterCommunicator() {
+  if (messages_->idle()) return;
+  // Something failed, and messages are still on their way: MPI may write to where they were to go for as long
+  // as it is called, so that memory is left to the end of the process.
+  static_cast<void>(node_.release());
+  static_cast<void>(new std::deque<Reducing>(std::move(reducing_)));
+  static_cast<void>(new std::vector<std::byte>(std::move(received_)));
 }
 
 // Learns which ranks are where. A node is known by its first rank.
@@ -174,17 +185,9 @@ void MpiClusterCommunicator::reduce_scatter(at::Tensor parts, Range range, const
   if (reducing_.size() >= kMostStarted) join("reduce_scatter");
   const uint64_t operation =
       node_->group().post('G', static_cast<int>(at::kFloat), range.size(), place.id + range.begin);
-  reducing_.push_back({operation,
-                       place.id,
-                       range,
-                       parts.size(1),
-                       place.address,
-                       squares.data_ptr<double>(),
-                       NodeSums(plan, nodes_),
-                       {},
-                       {},
-                       {}});
-  Reducing& reducing = reducing_.back();
+  const int tag = tag_of(Kind::kSum, range.size(), place.id + range.begin, started_++);
+  Reducing& reducing = reducing_.emplace_back(operation, tag, range, parts.size(1), place.address,
+                                              squares.data_ptr<double>(), NodeSums(plan, nodes_));
 
   // What the other nodes make of this rank's slice.
   const Range mine = FlatLayout::slice(range, rank(), world());
@@ -194,8 +197,7 @@ void MpiClusterCommunicator::reduce_scatter(at::Tensor parts, Range range, const
       for (size_t i = 0; i < reducing.sums.of(node).size(); ++i) {
         reducing.received.push_back(take_buffer(mine.size()));
         reducing.receives.push_back(receive(reducing.received.back().data(), mine.size() * sizeof(float),
-                                            namesake(rank(), node),
-                                            tag_of(Kind::kSum, range.size(), place.id + range.begin)));
+                                            namesake(rank(), node), reducing.tag));
       }
     }
   }
@@ -215,9 +217,7 @@ void MpiClusterCommunicator::add_within_node(Reducing& reducing) {
       float* result = reducing.at(sum.parts.front(), slice.begin);
       rekindle::sum(result, sources, sum.order, slice.size());
       if (node_of_[owner] == node_of_[rank()]) continue;
-      reducing.sends.push_back(
-          send(result, slice.size() * sizeof(float), owner,
-               tag_of(Kind::kSum, reducing.range.size(), reducing.place + reducing.range.begin)));
+      reducing.sends.push_back(send(result, slice.size() * sizeof(float), owner, reducing.tag));
     }
   }
   reducing.added_within_node = true;
@@ -278,7 +278,7 @@ void MpiClusterCommunicator::all_gather(at::Tensor tensor, Range range, int64_t 
   Tickets messages;
   auto* values = static_cast<std::byte*>(tensor.data_ptr());
   const int64_t size = tensor.element_size();
-  const int tag = tag_of(Kind::kGather, range.size(), place.id + range.begin);
+  const int tag = tag_of(Kind::kGather, range.size(), place.id + range.begin, started_++);
   for (int owner = 0; owner < world(); ++owner) {
     const Range slice = FlatLayout::slice(range, owner, world(), unit);
     if (slice.empty()) continue;
@@ -361,7 +361,7 @@ void MpiClusterCommunicator::broadcast(at::Tensor tensor, int root, const char* 
 void MpiClusterCommunicator::barrier(const char* name) {
   node_->barrier(name);
   if (leaders_ != MPI_COMM_NULL) {
-    const int arrive = tag_of(Kind::kArrive, 0), leave = tag_of(Kind::kLeave, 0);
+    const int arrive = tag_of(Kind::kArrive), leave = tag_of(Kind::kLeave);
     Tickets arrivals, departures;
     if (rank() == nodes_[0][0]) {
       for (int node = 1; node < nodes(); ++node)
@@ -384,11 +384,12 @@ std::unique_ptr<Communicator> MpiClusterCommunicator::split(int group) {
   const auto is_here = [&](int member) { return node_of_[member] == node_of_[rank()]; };
   const bool one_node = std::all_of(members.begin(), members.end(), is_here);
   join("split");
-  const auto lock = messages_->lock();
+  auto lock = messages_->lock();
   std::unique_ptr<NodeCommunicator> node = node_->split_node(group);
   MPI_Comm comm;
   const int colour = one_node ? MPI_UNDEFINED : members.front();
   check_mpi(MPI_Comm_split(comm_, colour, rank(), &comm), "MPI_Comm_split");
+  lock.unlock();
   if (one_node) return node;
   return std::make_unique<MpiClusterCommunicator>(comm, std::move(node), messages_);
 }

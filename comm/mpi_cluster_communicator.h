@@ -23,6 +23,7 @@ class MpiClusterCommunicator : public Communicator {
   // Collective over `comm`, which it owns from then on. `node` is of the ranks of this one's node.
   MpiClusterCommunicator(MPI_Comm comm, std::unique_ptr<NodeCommunicator> node,
                          std::shared_ptr<MpiMessages> messages);
+  ~MpiClusterCommunicator() override;
 
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override;
@@ -41,7 +42,7 @@ class MpiClusterCommunicator : public Communicator {
   using Tickets = std::vector<MpiMessages::Ticket>;
   struct Reducing {
     uint64_t operation;  // of the node
-    int64_t place;
+    int tag;
     Range range;
     int64_t row;  // elements in one
     NodeCommunicator::Region parts;
@@ -90,6 +91,7 @@ class MpiClusterCommunicator : public Communicator {
   at::Tensor staged_, result_;  // of all_reduce: what each rank gives, and what comes of it, one a node
   std::vector<std::byte> received_;
   std::vector<Buffer> spare_;
+  uint64_t started_ = 0;  // reductions and gatherings
   std::deque<Reducing> reducing_;
   std::deque<Gathering> gathering_;
 };

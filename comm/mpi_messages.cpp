@@ -160,6 +160,11 @@ void MpiMessages::leave_to_helper() {
   wake_.notify_one();
 }
 
+bool MpiMessages::idle() {
+  const std::lock_guard lock(mutex_);
+  return requests_.empty();
+}
+
 void MpiMessages::help() {
   std::unique_lock lock(mutex_);
   while (!ending_) {

@@ -44,6 +44,8 @@ class MpiMessages {
   // Tests, and sleeps, until they are done. Throws Error with `name` after the deadline.
   void wait(const std::vector<Ticket>& tickets, const char* name);
 
+  bool idle();  // nothing is on its way
+
   // While it is held, other code may call MPI.
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
 

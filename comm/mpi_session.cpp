@@ -12,11 +12,23 @@
 #include "comm/mpi_cluster_communicator.h"
 #include "comm/mpi_node_communicator.h"
 #include "comm/mpi_segments.h"
+#include "comm/nccl_communicator.h"
+#include "comm/nccl_library.h"
 #include "core/log.h"
 
 namespace rekindle {
-
 namespace {
+
+// This rank's place among those of its node.
+int place_on_node() {
+  MPI_Comm node;
+  check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
+            "MPI_Comm_split_type");
+  int place = 0;
+  MPI_Comm_rank(node, &place);
+  MPI_Comm_free(&node);
+  return place;
+}
 
 // What `mine` is on each rank of `comm`.
 std::vector<int> ranks_of(MPI_Comm comm, int mine) {
@@ -42,6 +54,21 @@ MpiSession::~MpiSession() {
 }
 
 std::unique_ptr<Communicator> MpiSession::make_communicator(const CommOptions& options) {
+  std::unique_ptr<Communicator> host = make_host_communicator(options);
+  const int gpu = choose_gpu(*host, place_on_node(), count_gpus());
+  if (gpu < 0) return host;
+  if (rank_ == 0) log_info(std::to_string(world_) + " workers exchange through NCCL, one GPU each");
+  if (options.same_bits) setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/1);
+  NcclFunctions functions;
+  together(*host, "NCCL", [&] { functions = load_nccl(gpu); });
+  const auto lost = [this](const Error& error) {
+    log_error("rank " + std::to_string(rank_) + " failed: " + error.what());
+    leave(static_cast<int>(error.code()));
+  };
+  return std::make_unique<NcclCommunicator>(std::move(functions), std::move(host), options, lost);
+}
+
+std::unique_ptr<Communicator> MpiSession::make_host_communicator(const CommOptions& options) {
   MPI_Comm machine, local;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine),
             "MPI_Comm_split_type");

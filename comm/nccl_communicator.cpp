@@ -2,6 +2,7 @@
 #include "comm/nccl_communicator.h"
 
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -266,6 +267,7 @@ void NcclCommunicator::follow_caller(const at::Tensor& tensor, const char* name)
 }
 
 void NcclCommunicator::join(const char* name) {
+  host_->join(name);
   GpuEvent event = nullptr;
   {
     const Lock lock = enter(name);
@@ -524,6 +526,18 @@ void NcclCommunicator::abort() noexcept {
     if (!waits.empty()) log_warning("leaving while the GPU still waits for " + waits);
   } catch (...) {  // a log that cannot be written is not worth more trouble
   }
+}
+
+int choose_gpu(Communicator& host, int place, int gpus) {
+  at::Tensor most = at::full({1}, gpus, at::kLong);
+  host.all_reduce(most, Communicator::Op::kMax, "GPUs");
+  if (most.item<int64_t>() == 0) return -1;
+  together(host, "GPUs", [&] {
+    if (gpus == 1 || place < gpus) return;
+    throw Error(host_name() + " has " + std::to_string(gpus) + " GPUs for more workers",
+                {where(host.rank()), "start one worker a GPU; CUDA_VISIBLE_DEVICES= hides them all"});
+  });
+  return gpus == 1 ? 0 : place;
 }
 
 }  // namespace rekindle

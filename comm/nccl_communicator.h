@@ -22,8 +22,7 @@ namespace rekindle {
 // What is started is put on a stream of its own, after all that the caller's stream holds by then; join()
 // makes the caller's stream wait for it. The host waits for NCCL to have put it there, with the deadline, and
 // not for the GPU: a watch does that. The calls may come from different threads, one after the other, for
-// backward runs on threads of its own; reduce_scatter, all_gather and join of GPU tensors never call `host`,
-// which may be bound to one thread.
+// backward runs on threads of its own; reduce_scatter never calls `host`, which may be bound to one thread.
 //
 // NCCL takes a communicator down together with the other ranks. So the destructor leaves it to the end of the
 // process, together with the memory that it knows of, unless close() came before.
@@ -40,6 +39,7 @@ class NcclCommunicator : public Communicator {
   void close();
 
   at::Device device() const override { return functions_.device; }
+  Communicator& host() override { return *host_; }
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override { return allocate(numel, dtype); }
   bool fills_shared() const override { return true; }
@@ -107,5 +107,9 @@ class NcclCommunicator : public Communicator {
   uint64_t seen_calls_ = 0;
   std::optional<std::chrono::steady_clock::time_point> stuck_since_;
 };
+
+// Collective. Which of the `gpus` that a rank sees is its own, at that place among the ranks of its node; -1
+// where no rank sees any. A rank that sees one GPU takes that, for it may have been given it alone.
+int choose_gpu(Communicator& host, int place, int gpus);
 
 }  // namespace rekindle

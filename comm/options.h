@@ -14,6 +14,9 @@ struct CommOptions {
   // NCCL is told of the memory that it reduces in, and then reads and writes there without copies of its own.
   // False: for comparison, and where that is suspected.
   bool register_memory = true;
+  // The same sums in every run on the same machines. NVLink's switch adds in an order that varies, so it does
+  // not add then.
+  bool same_bits = false;
 };
 
 }  // namespace rekindle

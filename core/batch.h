@@ -17,6 +17,7 @@ struct Batch {
   at::Tensor y;  // [samples], int64: indices of classes
 
   int64_t samples() const { return y.defined() ? y.size(0) : 0; }
+  Batch to(at::Device device) const { return {x.to(device), y.to(device)}; }
 };
 
 // What a model must know of the data to be built.

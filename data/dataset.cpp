@@ -76,8 +76,9 @@ void check_alike(const Source& first, const Source& other, const IncrementOption
       main_path(options), "all increments of a data set hold samples of one shape and type");
 }
 
-void check_changeable(const AugmentOptions& augment, std::span<const int64_t> sample_shape) {
-  if (!augment.any() || sample_shape.size() == 2 || sample_shape.size() == 3) return;
+void check_changeable(const AugmentOptions& augment, Element element, std::span<const int64_t> sample_shape) {
+  const bool images = element != Element::kInteger && (sample_shape.size() == 2 || sample_shape.size() == 3);
+  if (!augment.any() || images) return;
   throw bad_input("samples of shape " + text_of(sample_shape) + " are no images that could be changed",
                   "data.augment", "leave data.augment out, or give x as [samples, channels, height, width]");
 }
@@ -119,7 +120,7 @@ Dataset::Dataset(FileSystem& files, const DataOptions& options,
   const std::vector<SharedSource> sources = open_sources(files, options);
   element_ = sources[0]->element();
   sample_shape_ = sources[0]->sample_shape();
-  check_changeable(options.augment, sample_shape_);
+  check_changeable(options.augment, element_, sample_shape_);
   sample_bytes_ = elements_of(sample_shape_) * bytes_of(element_);
   std::vector<int64_t> file_begins;
   int64_t size = 0;

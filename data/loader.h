@@ -28,7 +28,7 @@ struct LoaderOptions {
   int64_t least_samples = 1;  // of a virtual worker that has any
   int64_t microbatch = 0;     // most samples in one forward pass; 0: a virtual worker's whole share
   double mean = 0, std = 1;   // as gather() takes them
-  AugmentOptions augment;
+  AugmentOptions augment{};
   size_t depth = 8;  // most steps that are kept ready
 };
 

@@ -39,7 +39,7 @@ struct DataOptions {
   std::vector<IncrementOptions> increments;  // in order of arrival
   double mean = 0, std = 1;                  // of `normalize`, after scaling bytes to 0..1
   bool shuffle = true;                       // false: file order
-  AugmentOptions augment;
+  AugmentOptions augment{};
 };
 
 // `[batch]`

@@ -15,6 +15,7 @@
 
 #include "launcher/banner_filter.h"
 #include "launcher/child.h"
+#include "launcher/scratch.h"
 
 namespace rekindle {
 namespace {
@@ -130,7 +131,8 @@ ExitCode conclude(const End& end, int asked, bool saves) {
 
 ExitCode supervise(const Launch& launch) {
   SignalQueue signals({SIGINT, SIGTERM, SIGHUP, SIGUSR2});
-  Child child(launch, signals.mask_before());
+  const Scratch scratch;
+  Child child(scratch.apply_to(launch), signals.mask_before());
   BannerFilter filter;
   const int asked = wait_for_end(child, signals, filter, launch.saves);
   return conclude(read_end(*child.ended(), filter.first_end()), asked, launch.saves);

@@ -50,7 +50,7 @@ class AdamW : public Optimizer {
                       options_.beta1, options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false,
                       /*maximize=*/false, divisor, std::nullopt);
   }
-  void prepare_step() override { count_ = at::full({}, static_cast<float>(steps_), at::kFloat); }
+  void prepare_step() override { count_ = scalar(static_cast<double>(steps_)); }
 
   at::Tensor count_;
 };
@@ -92,7 +92,7 @@ std::unique_ptr<Optimizer> Optimizer::create(const OptimizerOptions& options, co
 Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
                      const at::Tensor& gradient, const std::vector<Range>& slices,
                      std::vector<std::string> moment_names)
-    : options_(options), moment_names_(std::move(moment_names)) {
+    : options_(options), device_(parameters.device()), moment_names_(std::move(moment_names)) {
   const auto runs = runs_of_decay(options, layout);
   for (size_t s = 0; s < slices.size(); ++s) {
     for (const auto& [run, decay] : runs) {
@@ -138,11 +138,15 @@ Optimizer::Slice Optimizer::lists_of(size_t slice) const {
   return lists;
 }
 
+at::Tensor Optimizer::scalar(double value) const {
+  return at::full({}, value, at::TensorOptions(device_).dtype(at::kFloat));
+}
+
 void Optimizer::start_step(double lr, double gradient_divisor, std::vector<Range> untouched) {
   ++steps_;
   lr_ = lr;
   divisor_.reset();
-  if (gradient_divisor != 1) divisor_ = at::full({}, gradient_divisor, at::kFloat);
+  if (gradient_divisor != 1) divisor_ = scalar(gradient_divisor);
   untouched_ = std::move(untouched);
   prepare_step();
 }

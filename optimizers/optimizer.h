@@ -65,10 +65,13 @@ class Optimizer {
   // Where the kernels' arithmetic depends on the step, once for all its updates.
   virtual void prepare_step() {}
 
+  at::Tensor scalar(double value) const;  // float32, where the parameters are, as kernels ask for it
+
   OptimizerOptions options_;
   int64_t steps_ = 0;
 
  private:
+  at::Device device_;
   std::vector<std::string> moment_names_;
   std::vector<Segment> segments_;
   struct Slice {

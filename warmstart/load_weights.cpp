@@ -39,10 +39,12 @@ void check_matches(const std::filesystem::path& file, const TensorInfo& info, co
 }
 
 void read_into(const Reader& reader, const TensorInfo& info, at::Tensor tensor) {
-  const std::span<std::byte> into = bytes_of(tensor);
+  at::Tensor here = tensor.to(at::kCPU);  // itself, unless it lies on a GPU
+  const std::span<std::byte> into = bytes_of(here);
   for (uint64_t at = 0; at < into.size(); at += kChunk) {
     reader.read(info, at, into.subspan(at, std::min<uint64_t>(kChunk, into.size() - at)));
   }
+  if (!tensor.is_cpu()) tensor.copy_(here);
 }
 
 // Sorts the tensors into loaded, fresh and unused, and checks each match.

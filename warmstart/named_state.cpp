@@ -62,10 +62,22 @@ std::vector<safetensors::TensorView> views_of(const NamedState& state) {
   return views;
 }
 
+NamedState on_host(const NamedState& state) {
+  NamedState host;
+  const auto copy = [](const NamedState::Tensors& from, NamedState::Tensors& to) {
+    for (const auto& [name, tensor] : from) to.emplace_back(name, tensor.detach().to(at::kCPU));
+  };
+  copy(state.parameters, host.parameters);
+  copy(state.frozen, host.frozen);
+  copy(state.buffers, host.buffers);
+  return host;
+}
+
 std::string digest_of(const NamedState& state) {
   Digest digest;
   for_each(state, [&](const std::string& name, const at::Tensor& tensor) {
-    digest.update(name).update(bytes_of(tensor));
+    const at::Tensor here = tensor.detach().to(at::kCPU);
+    digest.update(name).update(bytes_of(here));
   });
   return digest.hex();
 }

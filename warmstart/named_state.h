@@ -19,11 +19,14 @@ struct NamedState {
   Tensors buffers;
 };
 
-// As safetensors takes it. The tensors must be contiguous, and live as long as the views.
+// As safetensors takes it. The tensors must be contiguous and of the CPU, and live as long as the views.
 std::vector<safetensors::TensorView> views_of(const NamedState& state);
 
 safetensors::DType dtype_of(const at::Tensor& tensor);  // throws Error for a type that the format lacks
 std::span<std::byte> bytes_of(at::Tensor& tensor);
+
+// The same tensors in memory of the CPU: copies of those that lie on a GPU.
+NamedState on_host(const NamedState& state);
 
 // XXH3-128 over names and bytes.
 std::string digest_of(const NamedState& state);

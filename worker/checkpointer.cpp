@@ -87,9 +87,11 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
   const int rank = run_.communicator.rank(), world = run_.communicator.world();
   if (!optimizer_.moment_names().empty()) {
     std::vector<ShardView> shards;
+    std::vector<at::Tensor> here;  // what they view: copies of what lies on a GPU
     for (const Optimizer::Segment& segment : optimizer_.segments()) {
       for (size_t m = 0; m < segment.moments.size(); ++m) {
-        const auto* moment = reinterpret_cast<const std::byte*>(segment.moments[m].const_data_ptr<float>());
+        here.push_back(segment.moments[m].to(at::kCPU));
+        const auto* moment = reinterpret_cast<const std::byte*>(here.back().const_data_ptr<float>());
         for_each_stretch(run_.parameters.layout(), segment.range,
                          [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
                            shards.push_back({name,
@@ -105,7 +107,8 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
   }
   if (!run_.is_root()) return records;
   const auto path = directory / names::kModel;
-  records.push_back(record_of(run_.files, path, safetensors::write(run_.files, path, views_of(run_.state))));
+  const NamedState here = on_host(run_.state);
+  records.push_back(record_of(run_.files, path, safetensors::write(run_.files, path, views_of(here))));
   Lineage lineage = lineage_;
   lineage.increments = count_seen(state.progress);
   for (FileRecord& record : write_documents(run_.files, directory, state, lineage, card_)) {
@@ -203,12 +206,14 @@ void Checkpointer::read_moments(const Checkpoint& checkpoint) {
   const OptimizerParts parts(run_.files, checkpoint.path, checkpoint.manifest);
   for (const Optimizer::Segment& segment : optimizer_.segments()) {
     for (size_t m = 0; m < segment.moments.size(); ++m) {
-      auto* moment = reinterpret_cast<std::byte*>(segment.moments[m].mutable_data_ptr<float>());
+      at::Tensor here = segment.moments[m].to(at::kCPU);  // itself, unless it lies on a GPU
+      auto* moment = reinterpret_cast<std::byte*>(here.mutable_data_ptr<float>());
       for_each_stretch(run_.parameters.layout(), segment.range,
                        [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
                          parts.read(name, optimizer_.moment_names()[m], {offset, offset + length},
                                     {moment + at * sizeof(float), length * sizeof(float)});
                        });
+      if (!segment.moments[m].is_cpu()) segment.moments[m].copy_(here);
     }
   }
 }

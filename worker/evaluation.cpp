@@ -43,10 +43,12 @@ Scores evaluate(Communicator& communicator, Model& model, const Dataset& data,
   const int rank = communicator.rank(), world = communicator.world();
   for (int64_t b = batches * rank / world; b < batches * (rank + 1) / world; ++b) {
     const int64_t begin = b * options.batch, end = std::min(count, begin + options.batch);
-    const Batch batch = gather(data, indices.subspan(begin, end - begin), options.mean, options.std);
+    const Batch batch = gather(data, indices.subspan(begin, end - begin), options.mean, options.std)
+                            .to(communicator.device());
     const at::Tensor logits = model.forward(batch);
-    const at::Tensor loss = at::cross_entropy_loss(logits, batch.y, {}, at::Reduction::None).to(at::kDouble);
-    const at::Tensor correct = logits.argmax(1).eq(batch.y).to(at::kDouble);
+    const at::Tensor loss =
+        at::cross_entropy_loss(logits, batch.y, {}, at::Reduction::None).to(at::kCPU, at::kDouble);
+    const at::Tensor correct = logits.argmax(1).eq(batch.y).to(at::kCPU, at::kDouble);
     std::copy_n(loss.const_data_ptr<double>(), end - begin, scores.loss.begin() + begin);
     std::copy_n(correct.const_data_ptr<double>(), end - begin, scores.correct.begin() + begin);
   }

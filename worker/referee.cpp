@@ -126,6 +126,7 @@ std::shared_ptr<Model> Referee::load_parent() {
     // What a bare file lacks is as fresh as in a child that starts from it.
     torch::manual_seed(run_.job.run.seed);
     model = make_model(parent_.card ? options_from(*parent_.card) : run_.job.model, run_.data.shape());
+    model->to(run_.communicator.device());
     state = state_of(*model);
   });
   together(

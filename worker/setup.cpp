@@ -6,6 +6,7 @@
 #include <torch/utils.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 #include "core/error.h"
@@ -30,6 +31,7 @@ void set_up_torch(const Job& job) {
   at::set_num_threads(job.run.threads);
   if (job.run.reproducible != Reproducible::kFast) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+    setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);  // which cuBLAS asks for then
   }
   torch::manual_seed(job.run.seed);
 }
@@ -64,6 +66,7 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
   together(communicator, "model", [&] {
     check_integers(job, data);
     trainee.model = make_model(job.model, data.shape());
+    trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_trainable(trainee.state.parameters);
     check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());

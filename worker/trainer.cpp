@@ -91,7 +91,7 @@ void Trainer::begin() {
   statistics_ = std::make_unique<RunningStatistics>(run_.state);
   if (!run_.job.run.check_every.is_zero())
     guard_ = std::make_unique<DesyncGuard>(run_.communicator, run_.state);
-  agreement_ = std::make_unique<LeafValues>(run_.communicator, plan_,
+  agreement_ = std::make_unique<LeafValues>(run_.communicator.host(), plan_,
                                             static_cast<int64_t>(first_statistic()) + statistics_->size());
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
@@ -142,7 +142,8 @@ void Trainer::train_share(int leaf, const std::vector<Batch>& passes, int64_t gl
   seed_dropout(leaf);
   if (leaf > plan_.first_leaf(run_.communicator.rank())) statistics_->reset();
   double loss = 0, share = 0;
-  for (const Batch& batch : passes) {
+  for (const Batch& given : passes) {
+    const Batch batch = given.to(run_.communicator.device());
     // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
     // however uneven.
     const double weight = static_cast<double>(batch.samples()) / static_cast<double>(global_samples);

@@ -45,7 +45,9 @@ struct Request {
 
 CommOptions comm_options(const Request& request) {
   CommOptions options;
-  if (request.job) options.deadline = request.job->run.deadline;
+  if (!request.job) return options;
+  options.deadline = request.job->run.deadline;
+  options.same_bits = request.job->run.reproducible != Reproducible::kFast;
   return options;
 }
 

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conformance.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
+#include "comm/sum.h"
 #include "core/error.h"
 #include "tests/support/temp_directory.h"
 
@@ -29,6 +33,9 @@ int expected_sum(int world, int64_t i) {
   return sum;
 }
 
+// Nothing, one, odd, around powers of two, and more than goes through any staging memory at once.
+constexpr int64_t kCounts[] = {0, 1, 7, 1023, 1024, 1025, 65535, 65537, 300001};
+
 template <typename T>
 void fill(at::Tensor tensor, int rank) {
   T* at = tensor.data_ptr<T>();
@@ -38,7 +45,7 @@ void fill(at::Tensor tensor, int rank) {
 template <typename T>
 void check_all_reduce(Communicator& communicator, at::ScalarType dtype) {
   const int world = communicator.world();
-  for (const int64_t count : {0, 1, 7, 1023, 1024, 1025, 70000, 300001}) {
+  for (const int64_t count : kCounts) {
     for (const bool allocated : {false, true}) {
       at::Tensor tensor = allocated ? communicator.allocate(count, dtype) : at::zeros({count}, dtype);
       fill<T>(tensor, communicator.rank());
@@ -55,16 +62,49 @@ void check_all_reduce(Communicator& communicator, at::ScalarType dtype) {
 void all_reduce_sums(Communicator& communicator) {
   check_all_reduce<float>(communicator, at::kFloat);
   check_all_reduce<double>(communicator, at::kDouble);
+  check_all_reduce<at::BFloat16>(communicator, at::kBFloat16);
+  check_all_reduce<at::Half>(communicator, at::kHalf);
   check_all_reduce<int64_t>(communicator, at::kLong);
   check_all_reduce<uint8_t>(communicator, at::kByte);
 }
 
+// Rank 0 gives the first whole number whose successor the type does not have, the others 1: where every
+// addition is rounded, nothing comes of the ones.
+void sums_of_16_bits_are_rounded_once(Communicator& communicator) {
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
+    const float large = dtype == at::kBFloat16 ? 256 : 2048;
+    for (const bool allocated : {false, true}) {
+      at::Tensor tensor = allocated ? communicator.allocate(5000, dtype) : at::zeros({5000}, dtype);
+      tensor.fill_(communicator.rank() == 0 ? large : 1);
+      communicator.all_reduce(tensor, Communicator::Op::kSum, "sum");
+      const at::Tensor sum =
+          at::full({5000}, large + static_cast<float>(communicator.world() - 1), at::kFloat).to(dtype);
+      expect(tensor.equal(sum), "rounded once");
+    }
+  }
+}
+
+void a_view_is_reduced_and_nothing_beside_it(Communicator& communicator) {
+  at::Tensor whole = communicator.allocate(3000, at::kFloat);
+  whole.fill_(communicator.rank() + 1);
+  communicator.all_reduce(whole.narrow(0, 1000, 1000), Communicator::Op::kSum, "view");
+  const int world = communicator.world();
+  expect(whole.narrow(0, 1000, 1000).eq(world * (world + 1) / 2).all().item<bool>(), "the view");
+  expect(whole.narrow(0, 0, 1000).eq(communicator.rank() + 1).all().item<bool>(), "before the view");
+  expect(whole.narrow(0, 2000, 1000).eq(communicator.rank() + 1).all().item<bool>(), "after the view");
+}
+
 void all_reduce_takes_the_maximum(Communicator& communicator) {
-  at::Tensor tensor = at::zeros({3}, at::kDouble);
-  double* at = tensor.data_ptr<double>();
-  at[0] = communicator.rank(), at[1] = -communicator.rank(), at[2] = 4;
-  communicator.all_reduce(tensor, Communicator::Op::kMax, "maximum");
-  expect(at[0] == communicator.world() - 1 && at[1] == 0 && at[2] == 4, "maximum");
+  const int rank = communicator.rank();
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf, at::kLong}) {
+    at::Tensor tensor = at::zeros({3}, dtype);
+    tensor[0] = rank, tensor[1] = -rank, tensor[2] = 4;
+    communicator.all_reduce(tensor, Communicator::Op::kMax, "maximum");
+    tensor = tensor.to(at::kLong);
+    expect(tensor[0].item<int64_t>() == communicator.world() - 1 && tensor[1].item<int64_t>() == 0 &&
+               tensor[2].item<int64_t>() == 4,
+           std::string("maximum of ") + at::toString(dtype));
+  }
 }
 
 void broadcast_from_every_root(Communicator& communicator) {
@@ -120,6 +160,95 @@ void reduce_scatter_then_all_gather(Communicator& communicator) {
     }
     communicator.barrier("round");
   }
+}
+
+// What leaf `leaf` of a step gives: no whole numbers, so that the order of the additions is seen.
+float leaf_value(int leaf, int64_t i) {
+  return std::sin(static_cast<float>(i * 7 + leaf * 13)) * std::pow(10.f, static_cast<float>(leaf % 3));
+}
+
+float tree_value(Subtree tree, int64_t i) {
+  if (tree.size == 1) return leaf_value(tree.begin, i);
+  const int half = tree.size / 2;
+  const float left = tree_value({tree.begin, half}, i), right = tree_value({tree.begin + half, half}, i);
+  return left + right;
+}
+
+void check_tree(Communicator& communicator, int leaves) {
+  const int world = communicator.world(), rank = communicator.rank();
+  const SumPlan plan = SumPlan::along_tree(leaves, world);
+  const int64_t size = 11 * kBlock;
+  const std::vector<Range> buckets{{6 * kBlock, size}, {0, 6 * kBlock}};
+  at::Tensor parts =
+      communicator.allocate(plan.most_parts() * size, at::kFloat).view({plan.most_parts(), size});
+  at::Tensor result = communicator.allocate_shared(size, at::kFloat);
+  at::Tensor squares = communicator.allocate_shared(size / kBlock, at::kDouble);
+  for (size_t row = 0; row < plan.parts(rank).size(); ++row) {
+    float* values = parts[static_cast<int64_t>(row)].data_ptr<float>();
+    for (int64_t i = 0; i < size; ++i) values[i] = tree_value(plan.parts(rank)[row], i);
+  }
+  for (const Range& bucket : buckets) communicator.reduce_scatter(parts, bucket, plan, squares);
+  communicator.join("tree");
+  for (const Range& bucket : buckets) {
+    const Range mine = FlatLayout::slice(bucket, rank, world);
+    result.narrow(0, mine.begin, mine.size()).copy_(parts[0].narrow(0, mine.begin, mine.size()));
+    communicator.all_gather(result, bucket, kBlock);
+    communicator.all_gather(squares, {bucket.begin / kBlock, bucket.end / kBlock}, 1);
+  }
+  communicator.join("gather");
+  const float* values = result.data_ptr<float>();
+  for (int64_t i = 0; i < size; ++i) {
+    expect(values[i] == tree_value({0, leaves}, i), "along the tree at " + std::to_string(i));
+  }
+  for (int64_t block = 0; block < size / kBlock; ++block) {
+    const double sum = sum_of_squares(values + block * kBlock, kBlock);
+    expect(std::abs(squares.data_ptr<double>()[block] - sum) <= 1e-12 * sum, "squares");
+  }
+}
+
+void a_tree_gives_the_same_bits_in_every_world(Communicator& communicator) {
+  for (const int leaves : {8, 16}) check_tree(communicator, leaves);
+}
+
+// Memory of each rank's own, and units and counts of which some ranks have none.
+void all_gather_to_own_memory(Communicator& communicator) {
+  for (const int64_t count : {1, 2, 7, 1025}) {
+    at::Tensor mine = communicator.allocate(count + 3, at::kDouble);
+    mine.fill_(-1);
+    const Range range{2, count + 2},
+        slice = FlatLayout::slice(range, communicator.rank(), communicator.world(), 1);
+    for (int64_t i = slice.begin; i < slice.end; ++i) mine[i] = static_cast<double>(i * 3);
+    communicator.all_gather(mine, range, 1);
+    communicator.join("gather");
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      expect(mine[i].item<double>() == static_cast<double>(i * 3), "gathered " + std::to_string(i));
+    }
+    expect(mine[0].item<double>() == -1 && mine[count + 2].item<double>() == -1, "beside the range");
+  }
+}
+
+// Odd and even ranks part and do different things, then all meet again.
+void groups_are_worlds_of_their_own(Communicator& communicator) {
+  const int group = communicator.rank() % 2 == 0 ? 0 : 5;
+  std::vector<int> members;
+  for (int r = communicator.rank() % 2; r < communicator.world(); r += 2) members.push_back(r);
+  const std::unique_ptr<Communicator> part = communicator.split(group);
+  expect(part->world() == static_cast<int>(members.size()) && members[part->rank()] == communicator.rank(),
+         "order in the group");
+  for (int round = 0; round < (group == 5 ? 3 : 1); ++round) {
+    at::Tensor sum = part->allocate(10, at::kLong);
+    sum.fill_(communicator.rank() + 1);
+    part->all_reduce(sum, Communicator::Op::kSum, "sum of a group");
+    int64_t expected = 0;
+    for (const int member : members) expected += member + 1;
+    expect(sum.eq(expected).all().item<bool>(), "sum of a group");
+  }
+  reduce_scatter_then_all_gather(*part);
+  check_tree(*part, 8);
+  const std::unique_ptr<Communicator> alone = part->split(communicator.rank());
+  alone->barrier("alone");
+  expect(alone->world() == 1, "a group of one");
+  communicator.barrier("together again");
 }
 
 void texts_of_any_length(Communicator& communicator) {
@@ -187,13 +316,60 @@ void a_barrier_waits_for_everyone(Communicator& communicator) {
 
 std::vector<std::pair<std::string, Check>> conformance_checks() {
   return {{"all_reduce_sums", all_reduce_sums},
+          {"sums_of_16_bits_are_rounded_once", sums_of_16_bits_are_rounded_once},
+          {"a_view_is_reduced_and_nothing_beside_it", a_view_is_reduced_and_nothing_beside_it},
           {"all_reduce_takes_the_maximum", all_reduce_takes_the_maximum},
           {"broadcast_from_every_root", broadcast_from_every_root},
           {"reduce_scatter_then_all_gather", reduce_scatter_then_all_gather},
+          {"a_tree_gives_the_same_bits_in_every_world", a_tree_gives_the_same_bits_in_every_world},
+          {"all_gather_to_own_memory", all_gather_to_own_memory},
+          {"groups_are_worlds_of_their_own", groups_are_worlds_of_their_own},
           {"texts_of_any_length", texts_of_any_length},
           {"a_failure_of_one_is_everyones", a_failure_of_one_is_everyones},
           {"memory_is_zeroed_and_ones_own", memory_is_zeroed_and_ones_own},
           {"a_barrier_waits_for_everyone", a_barrier_waits_for_everyone}};
+}
+
+std::vector<std::pair<std::string, Misuse>> conformance_misuses() {
+  const auto is_last = [](Communicator& c) { return c.rank() + 1 == c.world(); };
+  const auto reduce = [](Communicator& c, int64_t count, at::ScalarType dtype, const char* name) {
+    c.all_reduce(at::zeros({count}, dtype), Communicator::Op::kSum, name);
+  };
+  return {
+      {"another size", [=](Communicator& c) { reduce(c, is_last(c) ? 11 : 10, at::kFloat, "size"); }},
+      {"another size, in memory that all read",
+       [=](Communicator& c) {
+         at::Tensor memory = c.allocate(5000, at::kFloat);
+         c.all_reduce(memory.narrow(0, 0, is_last(c) ? 5000 : 4999), Communicator::Op::kSum, "size");
+       }},
+      {"another type", [=](Communicator& c) { reduce(c, 10, is_last(c) ? at::kLong : at::kDouble, "type"); }},
+      {"another order",
+       [=](Communicator& c) {
+         if (is_last(c)) c.barrier("order");
+         reduce(c, 10, at::kFloat, "order");
+         c.barrier("order");
+       }},
+      {"buckets in another order",
+       [=](Communicator& c) {
+         const SumPlan plan = SumPlan::in_order_of_ranks(c.world());
+         const int64_t half = c.world() * kBlock;
+         at::Tensor parts = c.allocate(2 * half, at::kFloat).view({1, 2 * half});
+         at::Tensor squares = at::zeros({2 * c.world()}, at::kDouble);
+         for (const bool first : {is_last(c), !is_last(c)}) {
+           c.reduce_scatter(parts, first ? Range{0, half} : Range{half, 2 * half}, plan, squares);
+         }
+         c.join("buckets");
+       }},
+      {"a rank is missing", [=](Communicator& c) {
+         if (is_last(c)) throw Error("'missing' is left out by rank " + std::to_string(c.rank()));
+         c.barrier("missing");
+       }}};
+}
+
+bool is_named(const Error& error) {
+  const std::string text = error.what();
+  const bool waited = text.find('\'') != std::string::npos && text.find("rank ") != std::string::npos;
+  return waited || text.find("ranks disagree about what comes next") != std::string::npos;
 }
 
 }  // namespace rekindle

@@ -3,13 +3,13 @@
 #include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 
-#include <algorithm>
 #include <cmath>
 #include <condition_variable>
 #include <map>
 #include <mutex>
 #include <thread>
 
+#include "comm/gradient_reducer.h"
 #include "comm/nccl_library.h"
 #include "comm/nccl_sums.h"
 #include "core/error.h"
@@ -89,6 +89,50 @@ TEST(NcclCommunicator, ATreeHasTheSameBitsOnAnyNumberOfRanks) {
                 [&](NcclCommunicator&, OnFake& strict) { check_tree(strict, expected, squares); });
     EXPECT_THAT(fake.complaints(), IsEmpty());
   }
+}
+
+// The whole way: parameters in one line, hooks of backward, buckets, slices, norm.
+TEST(NcclCommunicator, ThePartsOfAStepFitOnIt) {
+  const auto gradient_of = [](int world) {
+    FakeNccl fake(world);
+    at::Tensor whole = at::zeros({3 * kBlock}, at::kFloat);
+    double norm = 0;
+    run_on_fake(fake, world, {}, [&](NcclCommunicator&, OnFake& strict) {
+      FlatParameters::Named named;
+      for (const char* name : {"first", "second", "third"}) {
+        named.emplace_back(name, at::zeros({1000}, at::kFloat).fill_(strict.rank()).set_requires_grad(true));
+      }
+      const FlatParameters parameters(strict, named);
+      EXPECT_EQ(named[1].second[999].item<float>(), 0);  // rank 0's
+      const SumPlan plan = SumPlan::along_tree(4, world);
+      GradientReducer reducer(strict, parameters, plan, {4 * kBlock, 4 * kBlock});
+      for (int step = 0; step < 2; ++step) {
+        reducer.start_step();
+        for (int leaf = plan.first_leaf(strict.rank()); leaf < plan.first_leaf(strict.rank() + 1); ++leaf) {
+          reducer.start_leaf(1);
+          const at::Tensor factors = subtree_sum({leaf, 1}, 1000);
+          at::Tensor loss = at::zeros({}, at::kFloat);
+          for (size_t i = 0; i < named.size(); ++i) {
+            loss = loss.add(named[i].second.add(static_cast<double>(i)).pow(2).mul(factors).sum());
+          }
+          loss.backward();
+        }
+        const double squared = reducer.finish().squared_norm;
+        for (const Range& slice : reducer.slices()) {
+          whole.narrow(0, slice.begin, slice.size())
+              .copy_(reducer.gradient().narrow(0, slice.begin, slice.size()));
+        }
+        if (strict.rank() == 0) norm = squared;
+        strict.barrier("step");
+      }
+    });
+    EXPECT_THAT(fake.complaints(), IsEmpty());
+    EXPECT_NEAR(whole.to(at::kDouble).pow(2).sum().item<double>() / norm, 1, 1e-12);
+    return whole;
+  };
+  const at::Tensor alone = gradient_of(1);
+  EXPECT_NE(alone.narrow(0, 2 * kBlock, 1000).abs().sum().item<float>(), 0);
+  for (const int world : {2, 3, 4}) EXPECT_TRUE(at::equal(gradient_of(world), alone)) << world;
 }
 
 TEST(NcclSums, SquaresOfABlockDoNotDependOnHowManyThereAre) {
@@ -251,67 +295,6 @@ TEST(NcclCommunicator, TheDestructorDoesNotCommunicate) {
 
 // ---- groups ----
 
-// A group of the ranks of `all`, on their hosts. Its collectives are those of all ranks, of which each group
-// looks at its own part: so all groups do the same at the same time.
-class GroupHost : public Communicator {
- public:
-  GroupHost(Communicator& all, std::vector<int> members)
-      : Communicator(
-            static_cast<int>(std::find(members.begin(), members.end(), all.rank()) - members.begin()),
-            static_cast<int>(members.size())),
-        all_(all),
-        members_(std::move(members)) {}
-
-  at::Tensor allocate(int64_t, at::ScalarType) override { throw Error("not here"); }
-  at::Tensor allocate_shared(int64_t, at::ScalarType) override { throw Error("not here"); }
-  bool fills_shared() const override { return true; }
-  void all_reduce(at::Tensor tensor, Op op, const char* name) override {
-    const at::Tensor rows = gather(tensor, name);
-    tensor.copy_(rows[0]);
-    for (int r = 1; r < world(); ++r)
-      op == Op::kSum ? tensor.add_(rows[r]) : tensor.copy_(tensor.max(rows[r]));
-  }
-  void reduce_scatter(at::Tensor, Range, const SumPlan&, at::Tensor) override { throw Error("not here"); }
-  void all_gather(at::Tensor, Range, int64_t) override { throw Error("not here"); }
-  void join(const char*) override {}
-  void broadcast(at::Tensor tensor, int root, const char* name) override {
-    tensor.copy_(gather(tensor, name)[root]);
-  }
-  void barrier(const char* name) override { all_.barrier(name); }
-  void abort() noexcept override { all_.abort(); }
-
- private:
-  at::Tensor gather(const at::Tensor& tensor, const char* name) {
-    const int64_t most = 1000;  // elements: groups of other sizes have texts of other lengths
-    at::Tensor rows = at::zeros({all_.world(), most}, tensor.scalar_type());
-    rows[all_.rank()].narrow(0, 0, tensor.numel()).copy_(tensor);
-    all_.all_reduce(rows, Op::kSum, name);
-    at::Tensor mine = at::zeros({world(), tensor.numel()}, tensor.scalar_type());
-    for (int r = 0; r < world(); ++r) mine[r].copy_(rows[members_[r]].narrow(0, 0, tensor.numel()));
-    return mine;
-  }
-
-  Communicator& all_;
-  std::vector<int> members_;
-};
-
-// The ranks' hosts, which can be split into odd and even ones.
-class SplittingHost : public GroupHost {
- public:
-  explicit SplittingHost(Communicator& all) : GroupHost(all, of(all, 0, 1)), all_(all) {}
-  std::unique_ptr<Communicator> split(int group) override {
-    return std::make_unique<GroupHost>(all_, of(all_, group, 2));
-  }
-
- private:
-  static std::vector<int> of(const Communicator& all, int first, int step) {
-    std::vector<int> members;
-    for (int r = first; r < all.world(); r += step) members.push_back(r);
-    return members;
-  }
-  Communicator& all_;
-};
-
 // What goes wrong in it, by rank. Odd and even ranks of five are apart.
 std::map<int, std::string> split_in_two(FakeNccl& fake, int milliseconds) {
   std::map<int, std::string> errors;
@@ -319,9 +302,9 @@ std::map<int, std::string> split_in_two(FakeNccl& fake, int milliseconds) {
   run_as_threads(5, {}, [&](Communicator& threads) {
     const int rank = threads.rank();
     try {
-      NcclCommunicator whole(fake.functions(rank), std::make_shared<SplittingHost>(threads),
-                             with_deadline(milliseconds),
-                             [&fake, rank](const Error& error) { fake.release(rank, error); });
+      NcclCommunicator whole(
+          fake.functions(rank), std::shared_ptr<Communicator>(&threads, [](Communicator*) {}),
+          with_deadline(milliseconds), [&fake, rank](const Error& error) { fake.release(rank, error); });
       OnFake strict(whole, fake, rank);
       at::Tensor before = strict.allocate_shared(5, at::kFloat);
       strict.all_gather(before, {0, 5}, 1);  // on its way when the split begins
@@ -395,6 +378,21 @@ TEST(NcclStart, TheStatusOfTheIdComesBeforeTheId) {
   EXPECT_THAT(errors, SizeIs(3));
   for (const auto& [rank, error] : errors) EXPECT_THAT(error, HasSubstr("ncclGetUniqueId failed: result 2"));
   EXPECT_THAT(fake.calls(1), Not(Contains("ncclCommInitRankConfig")));
+}
+
+TEST(NcclStart, EachRankTakesTheGpuOfItsPlace) {
+  const auto chosen = [](std::vector<int> places, std::vector<int> gpus) {
+    std::vector<int> chosen(places.size());
+    run_as_threads(static_cast<int>(places.size()), {}, [&](Communicator& host) {
+      chosen[host.rank()] = choose_gpu(host, places[host.rank()], gpus[host.rank()]);
+    });
+    return chosen;
+  };
+  EXPECT_THAT(chosen({0, 1, 2}, {0, 0, 0}), ElementsAre(-1, -1, -1));
+  EXPECT_THAT(chosen({0, 1, 0, 1}, {2, 2, 8, 8}), ElementsAre(0, 1, 0, 1));  // two nodes
+  EXPECT_THAT(chosen({0, 1}, {1, 1}), ElementsAre(0, 0));                    // each sees its own alone
+  EXPECT_THROW(chosen({0, 1, 2}, {2, 2, 2}), AgreedError);                   // more than there are
+  EXPECT_THROW(chosen({0, 0}, {1, 0}), AgreedError);                         // a node without
 }
 
 // ---- failures of calls ----

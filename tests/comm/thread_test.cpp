@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gmock/gmock.h>
 
+#include <atomic>
+
 #include "comm/thread_communicator.h"
 #include "conformance.h"
 #include "core/error.h"
@@ -14,6 +16,23 @@ TEST_P(ThreadConformance, DoesWhatEveryCommunicatorDoes) {
   for (const auto& [name, check] : conformance_checks()) {
     SCOPED_TRACE(name);
     EXPECT_NO_THROW(run_as_threads(GetParam(), {}, check));
+  }
+}
+
+TEST_P(ThreadConformance, MisuseEndsInANamedErrorOnEveryRank) {
+  if (GetParam() == 1) return;  // nobody to disagree with
+  for (const auto& [name, misuse] : conformance_misuses()) {
+    SCOPED_TRACE(name);
+    std::atomic<int> named = 0;
+    const CommOptions impatient{.deadline = std::chrono::milliseconds(300)};
+    run_as_threads(GetParam(), impatient, [&](Communicator& communicator) {
+      try {
+        misuse(communicator);
+      } catch (const Error& error) {
+        named += is_named(error);
+      }
+    });
+    EXPECT_EQ(named, GetParam());
   }
 }
 

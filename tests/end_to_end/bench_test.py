@@ -51,7 +51,7 @@ class AllReduce(unittest.TestCase):
         command = [harness.LAUNCHER, "bench", "allreduce", "-n", 2, "--bytes", 26214400, "--seconds", 100,
                    "--worker", harness.WORKER]
         with harness.Live(command) as live:
-            live.wait_for(lambda: live.runs(2))
+            live.wait_for(lambda: len(live.rank_processes()) == 2)
             live.signal(signal.SIGINT)
             result = live.result()
         self.assertEqual(result.code, 1, result.text)

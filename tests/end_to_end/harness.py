@@ -91,10 +91,6 @@ class Live:
         """Sends a signal to the command itself, not to what it started."""
         self._process.send_signal(number)
 
-    def runs(self, ranks):
-        """Whether as many ranks run by now."""
-        return len(self._ranks()) == ranks
-
     def kill_rank(self, rank):
         os.kill(self.rank_processes()[rank], signal.SIGKILL)
 
@@ -203,6 +199,10 @@ class Case(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="rekindle-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name).resolve()
+
+    def skipTest(self, reason):
+        print(f"[  SKIPPED ] {self.id()}: {reason} (0 ms)", flush=True)   # as GoogleTest does: scripts/test.sh counts both
+        super().skipTest(reason)
 
     def write_data(self, data, name="data.safetensors"):
         save_file(data, self.folder / name)

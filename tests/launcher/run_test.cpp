@@ -225,6 +225,43 @@ TEST_F(RunUnderMpi, NamesTheRankThatFailed) {
     EXPECT_EQ(run->err(), "rekindle: " + failure.line + "\n");
   }
 }
+
+TEST_F(RunUnderMpi, OpenMpisFilesGoWhenMpirunIsKilledAndThoseOfOtherRunsStay) {
+  std::string name = (fs::temp_directory_path() / "rekindle-tmp-XXXXXX").string();
+  const fs::path temporary = mkdtemp(name.data());
+  fs::create_directory(temporary / "rekindle-mpi-other");  // young: its run may live
+  std::ofstream(temporary / "rekindle-mpi-other" / "vader_segment.other");
+  environment_["TMPDIR"] = temporary.string();
+  environment_["MPI_WORKER"] = REKINDLE_MPI_WORKER;
+  write_worker("echo $PPID > tmp.$rank && mv tmp.$rank ready.$rank\nexec \"$MPI_WORKER\" wait");
+  const auto segments = [&] {
+    size_t count = 0;
+    for (const auto& entry : fs::recursive_directory_iterator(temporary))
+      count += entry.path().filename().string().starts_with("vader_segment.");
+    return count;
+  };
+  const auto run = start();
+  ASSERT_TRUE(both_ready()) << run->err();
+  EXPECT_TRUE(comes_true([&] { return segments() == 3; })) << run->err();  // that of the other run, and two
+  kill(process_of(0), SIGKILL);                                            // mpirun
+  EXPECT_EQ(run->code(), 1) << run->err();
+  EXPECT_EQ(segments(), 1u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary), {}), 1);
+  fs::remove_all(temporary);
+}
+
+TEST_F(RunUnderMpi, WhatAKilledLauncherLeftGoesWithTheNext) {
+  std::string name = (fs::temp_directory_path() / "rekindle-tmp-XXXXXX").string();
+  const fs::path temporary = mkdtemp(name.data()), left = temporary / "rekindle-mpi-left";
+  fs::create_directories(left / "ompi.host.0");
+  fs::last_write_time(left, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  environment_["TMPDIR"] = temporary.string();
+  write_worker("exit 0");
+  const auto run = start();
+  EXPECT_EQ(run->code(), 0) << run->err();
+  EXPECT_TRUE(fs::is_empty(temporary));
+  fs::remove_all(temporary);
+}
 #endif
 
 TEST_F(RunUnderMpi, AskedToStopItLetsTheWorkersSave) {
