@@ -51,7 +51,7 @@ std::vector<std::string> all_gather_text(Communicator& communicator, const std::
   for (int r = 0; r < world; ++r) start[r + 1] = start[r] + length[r];
   at::Tensor bytes =
       at::zeros({start[world]}, at::kByte);  // the others' parts are zero, so the sum is the text
-  std::memcpy(bytes.data_ptr<uint8_t>() + start[rank], text.data(), text.size());
+  if (!text.empty()) std::memcpy(bytes.data_ptr<uint8_t>() + start[rank], text.data(), text.size());
   communicator.all_reduce(bytes, Communicator::Op::kSum, name);
 
   const char* all = reinterpret_cast<const char*>(bytes.data_ptr<uint8_t>());

@@ -155,7 +155,7 @@ void NodeCommunicator::reduce_staged(at::Tensor& tensor, Element element, Op op,
   for (int64_t begin = 0; begin < std::max<int64_t>(tensor.numel(), 1); begin += chunk) {
     const int64_t count = std::min(chunk, tensor.numel() - begin);
     const uint64_t use = staged_++;
-    std::memcpy(staging(rank(), use), at + begin * size, count * size);
+    if (count > 0) std::memcpy(staging(rank(), use), at + begin * size, count * size);
     group_->wait(group_->post('S', type_of(tensor), count), name);
     for (int r = 0; r < world(); ++r) sources[r] = staging(r, use);
     std::byte* const result = at + begin * size;
@@ -259,9 +259,9 @@ void NodeCommunicator::broadcast(at::Tensor tensor, int root, const char* name) 
   for (size_t begin = 0; begin < std::max<size_t>(bytes, 1); begin += kStaging) {
     const size_t count = std::min(kStaging, bytes - begin);
     const uint64_t use = staged_++;
-    if (rank() == root) std::memcpy(staging(root, use), at + begin, count);
+    if (rank() == root && count > 0) std::memcpy(staging(root, use), at + begin, count);
     group_->wait(group_->post('b', type_of(tensor), static_cast<int64_t>(count), root), name);
-    if (rank() != root) std::memcpy(at + begin, staging(root, use), count);
+    if (rank() != root && count > 0) std::memcpy(at + begin, staging(root, use), count);
   }
 }
 
