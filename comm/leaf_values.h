@@ -20,7 +20,7 @@ class LeafValues {
   std::span<double> row(int leaf);  // [width]; a rank writes those of its own leaves, anew each step
 
   // Collective: starts showing the rows to all. They may be read after the communicator's next join(), until
-  // the one after it.
+  // this is called again.
   void exchange();
   std::span<const double> sums();           // [width]
   std::span<const double> shown(int leaf);  // a row, [width]

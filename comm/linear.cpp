@@ -60,7 +60,8 @@ class LendingLinear : public torch::autograd::Function<LendingLinear> {
 };
 
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias) {
-  if (!at::GradMode::is_enabled() || hook_of(weight) == nullptr)
+  const bool plain = weight.dim() != 2 || weight.numel() == 0;
+  if (plain || !at::GradMode::is_enabled() || hook_of(weight) == nullptr)
     return at::native::linear(input, weight, bias);
   return LendingLinear::apply(input, weight, bias);
 }

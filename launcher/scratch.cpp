@@ -45,7 +45,8 @@ bool is_left_behind(const fs::path& folder) {
 void sweep(const fs::path& parent) {
   std::error_code error;
   for (fs::directory_iterator entry(parent, error), end; entry != end; entry.increment(error)) {
-    if (entry->path().filename().string().starts_with(kPrefix) && is_left_behind(*entry)) remove_with_all(entry->path());
+    if (entry->path().filename().string().starts_with(kPrefix) && is_left_behind(*entry))
+      remove_with_all(entry->path());
     if (error) return;
   }
 }

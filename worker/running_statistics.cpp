@@ -5,11 +5,21 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <string>
 
 namespace rekindle {
+namespace {
+
+bool is_running_statistic(const std::string& name) {
+  const std::string last = name.substr(name.rfind('.') + 1);
+  return last == "running_mean" || last == "running_var" || last == "num_batches_tracked";
+}
+
+}  // namespace
 
 RunningStatistics::RunningStatistics(const NamedState& state) {
   for (const auto& [name, buffer] : state.buffers) {
+    if (!is_running_statistic(name)) continue;
     (buffer.is_floating_point() ? values_ : counts_).push_back(buffer.detach());
   }
   for (const at::Tensor& value : values_) values_size_ += value.numel();
@@ -35,6 +45,7 @@ void RunningStatistics::reset() {
 }
 
 void RunningStatistics::write_change(double weight, std::span<double> change) const {
+  if (size() == 0) return;
   const at::Tensor now = current();
   const double *after = now.const_data_ptr<double>(), *before = agreed_.const_data_ptr<double>();
   for (int64_t i = 0; i < size(); ++i) {

@@ -16,6 +16,8 @@ namespace rekindle {
 // starts from the same values, and what it changed is averaged over all of them, by their samples. Counts
 // move by the most that any moved them. So all ranks evaluate and save one and the same model, whatever their
 // number, and a run that is stopped at any step goes on from exactly there.
+// Told by PyTorch's names for batch-norm's (running_mean, running_var, num_batches_tracked); other buffers
+// are taken to be constants.
 class RunningStatistics {
  public:
   explicit RunningStatistics(const NamedState& state);  // the buffers must be the same on every rank now

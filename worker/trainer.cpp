@@ -160,9 +160,12 @@ void Trainer::train_share(int leaf, const std::vector<Batch>& passes, int64_t gl
 
 // So dropout depends on where it is used and not on what came before: a resumed run draws the same.
 void Trainer::seed_dropout(int leaf) {
-  at::Generator generator = at::globalContext().defaultGenerator(run_.communicator.device());
-  generator.set_current_seed(
-      hash64({run_.job.run.seed, static_cast<uint64_t>(progress_.step), static_cast<uint64_t>(leaf)}));
+  const uint64_t seed =
+      hash64({run_.job.run.seed, static_cast<uint64_t>(progress_.step), static_cast<uint64_t>(leaf)});
+  for (const at::Device device : {at::Device(at::kCPU), run_.communicator.device()}) {
+    at::Generator generator = at::globalContext().defaultGenerator(device);
+    generator.set_current_seed(seed);
+  }
 }
 
 // What all ranks must know alike before the update: the loss, whether anyone was asked to stop, rank 0's

@@ -220,12 +220,12 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
   const Trainee trainee = build_model(communicator, job, data, split);
+  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(),
+             "job, build and model", "start all ranks with the same program and the same arguments");
   if (job.run.reproducible == Reproducible::kAnyWorld) {
     check_same(communicator, arithmetic_name(), "instructions or math libraries",
                "run.reproducible = \"any-world\" is for processors that compute alike");
   }
-  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(),
-             "job, build and model", "start all ranks with the same program and the same arguments");
 
   const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
