@@ -10,7 +10,7 @@
 #include <memory>
 
 #include "comm/gradient_hook.h"
-#include "comm/linear.h"
+#include "comm/lending.h"
 #include "comm/sum.h"
 #include "core/error.h"
 
@@ -57,7 +57,7 @@ int most_rows(const SumPlan& plan, int rank, bool several_passes) {
 GradientReducer::GradientReducer(Communicator& communicator, const FlatParameters& parameters,
                                  const SumPlan& plan, const ReducerOptions& options)
     : communicator_(communicator), parameters_(parameters), plan_(plan) {
-  lend_to_linear_layers();
+  lend_to_layers();
   const FlatLayout& layout = parameters.layout();
   int rows = 1;  // the same on every rank: memory is made together
   for (int rank = 0; rank < plan.world(); ++rank) {
