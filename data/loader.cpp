@@ -14,8 +14,8 @@ namespace {
 
 Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptions& options,
                           int64_t start_samples) {
-  const bool sound = options.global_batch > 0 && options.microbatch >= 0 && options.depth > 0 &&
-                     options.rank >= 0 && options.rank < options.world && start_samples >= 0 &&
+  const bool sound = options.global_batch > 0 && options.microbatch >= 0 && options.rank >= 0 &&
+                     options.rank < options.world && start_samples >= 0 &&
                      options.virtual_workers >= options.world && options.least_samples > 0;
   if (!sound) throw Error("a loader's batch, micro-batch, cut, depth, rank or start is out of range");
   const Timeline timeline(static_cast<int64_t>(indices.size()), options.global_batch);
@@ -44,9 +44,12 @@ Loader::Loader(const Dataset& data, std::vector<int64_t> indices, const LoaderOp
       indices_(std::move(indices)),
       options_(options),
       timeline_(checked_timeline(indices_, options_, start_samples)),
-      thread_([this, start_samples] { produce(start_samples); }) {}
+      next_samples_(start_samples) {
+  if (options_.depth > 0) thread_ = std::thread([this] { produce(); });
+}
 
 Loader::~Loader() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -56,6 +59,7 @@ Loader::~Loader() {
 }
 
 StepBatches Loader::next() {
+  if (!thread_.joinable()) return build();
   std::unique_lock lock(mutex_);
   ready_.wait(lock, [this] { return !queue_.empty() || failure_; });
   if (queue_.empty()) std::rethrow_exception(failure_);
@@ -67,7 +71,8 @@ StepBatches Loader::next() {
   return step;
 }
 
-StepBatches Loader::step_at(int64_t samples) {
+StepBatches Loader::build() {
+  const int64_t samples = next_samples_;
   const int64_t epoch = timeline_.epoch_at(samples);
   const int64_t first = samples - epoch * timeline_.epoch_samples();  // position in the epoch
   StepBatches step;
@@ -79,6 +84,7 @@ StepBatches Loader::step_at(int64_t samples) {
     const Range share = share_of(step.global_samples, worker, count, options_.least_samples);
     step.shares.push_back(cut(share, order, first, augmentation));
   }
+  next_samples_ += step.global_samples;
   return step;
 }
 
@@ -101,9 +107,9 @@ std::vector<Batch> Loader::cut(Range share, const SampleOrder& order, int64_t fi
   return passes;
 }
 
-void Loader::produce(int64_t samples) {
+void Loader::produce() {
   try {
-    produce_until_stopped(samples);
+    produce_until_stopped();
   } catch (...) {
     const std::lock_guard lock(mutex_);
     failure_ = std::current_exception();
@@ -111,10 +117,9 @@ void Loader::produce(int64_t samples) {
   ready_.notify_one();
 }
 
-void Loader::produce_until_stopped(int64_t samples) {
+void Loader::produce_until_stopped() {
   for (;;) {
-    StepBatches step = step_at(samples);
-    samples += step.global_samples;
+    StepBatches step = build();
     std::unique_lock lock(mutex_);
     queue_.push_back(std::move(step));
     if (queue_.size() == 1) ready_.notify_one();

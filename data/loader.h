@@ -29,7 +29,7 @@ struct LoaderOptions {
   int64_t microbatch = 0;     // most samples in one forward pass; 0: a virtual worker's whole share
   double mean = 0, std = 1;   // as gather() takes them
   AugmentOptions augment{};
-  size_t depth = 8;  // most steps that are kept ready
+  size_t depth = 8;  // most steps that are kept ready; 0: next() builds its own, without a thread
 };
 
 // What one rank computes in one step: for each of its virtual workers, in order, batches of about equal size;
@@ -65,17 +65,18 @@ class Loader {
   StepBatches next();
 
  private:
-  StepBatches step_at(int64_t samples);
+  StepBatches build();  // the next step's
   std::vector<Batch> cut(Range share, const SampleOrder& order, int64_t first,
                          const Augmentation& augmentation);
-  void produce(int64_t samples);
-  void produce_until_stopped(int64_t samples);
+  void produce();
+  void produce_until_stopped();
 
   const Dataset& data_;
   const std::vector<int64_t> indices_;
   const LoaderOptions options_;
   const Timeline timeline_;
   BatchMemory memory_;
+  int64_t next_samples_;  // before the step to be built next
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable ready_, half_empty_;

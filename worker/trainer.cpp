@@ -47,6 +47,14 @@ ReducerOptions reducer_options(const Run& run, const SumPlan& plan) {
   return options;
 }
 
+// So few that waking a thread for them, which may take the processor from a rank that others wait for, costs
+// more than building the step when it is due.
+bool builds_quickly(const Run& run) {
+  constexpr int64_t kLittle = 512 << 10;
+  const int64_t sample = run.data.shape().features() * static_cast<int64_t>(sizeof(float));
+  return sample * run.job.batch.global <= kLittle * run.communicator.world();
+}
+
 LoaderOptions loader_options(const Run& run) {
   LoaderOptions options;
   options.seed = run.job.run.seed;
@@ -60,6 +68,7 @@ LoaderOptions loader_options(const Run& run) {
   options.mean = run.job.data.mean;
   options.std = run.job.data.std;
   options.augment = run.job.data.augment;
+  if (builds_quickly(run)) options.depth = 0;
   return options;
 }
 

@@ -197,7 +197,7 @@ TEST_F(LoaderTest, StartsFarOutAtOnce) {
 }
 
 TEST_F(LoaderTest, HandsOutEveryStepWhateverItsDepth) {
-  for (const size_t depth : {1, 2, 3, 50}) {
+  for (const size_t depth : {0, 1, 2, 3, 50}) {
     Loader loader(data_, every_third(10), {.shuffle = false, .global_batch = 1, .depth = depth});
     for (int64_t step = 0; step < 2000; ++step)
       ASSERT_EQ(numbers_in(loader.next()), Numbers{3 * (step % 10)});
