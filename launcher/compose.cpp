@@ -88,6 +88,9 @@ Launch compose(std::vector<std::string> worker_arguments, int workers, int threa
   }
   if (!is_set("OMP_NUM_THREADS")) launch.environment.emplace_back("OMP_NUM_THREADS", std::to_string(threads));
 
+  // Large pages for what workers allocate: measured, a step of the larger models takes 5 to 20 % less.
+  if (!is_set("GLIBC_TUNABLES")) launch.environment.emplace_back("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
   // Unbound, because a worker has several threads. Oversubscribed always: Open MPI counts cores, people count
   // CPUs, and where there are enough of them the option changes nothing.
   launch.arguments = {"-n", std::to_string(workers), "--bind-to", "none", "--oversubscribe"};

@@ -18,14 +18,16 @@ TEST(Compose, RunsMpirunOnThisMachine) {
       kCommand, 3, 4, {.mpirun = "/usr/bin/mpirun", .worker = "/opt/w", .root = false, .set = {}});
   EXPECT_EQ(launch.program, "/usr/bin/mpirun");
   EXPECT_EQ(shell_line(launch),
-            "OMP_NUM_THREADS=4 mpirun -n 3 --bind-to none --oversubscribe --mca pml ob1 --mca btl self,vader "
+            "OMP_NUM_THREADS=4 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 mpirun -n 3 --bind-to none "
+            "--oversubscribe --mca pml ob1 --mca btl self,vader "
             "--mca plm isolated /opt/w 'my job.toml' --exit-code run.seed=2 'model.hidden=[1, 2]'");
 }
 
 TEST(Compose, RunsABenchAsTheJobWouldRun) {
   const Surroundings surroundings{.mpirun = "/usr/bin/mpirun", .worker = "/w", .root = false, .set = {}};
   const std::string mpirun =
-      "OMP_NUM_THREADS=1 mpirun -n 2 --bind-to none --oversubscribe --mca pml ob1 --mca btl self,vader "
+      "OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 mpirun -n 2 --bind-to none --oversubscribe "
+      "--mca pml ob1 --mca btl self,vader "
       "--mca plm isolated /w ";
   BenchCommand command;
   command.what = "allreduce";
@@ -50,9 +52,11 @@ TEST(Compose, TellsOpenMpiThatRootIsMeant) {
 }
 
 TEST(Compose, LeavesAloneWhatTheUserSet) {
-  const Launch launch = compose_mpirun(
-      kCommand, 1, 1,
-      {.mpirun = "/m", .worker = "/w", .root = false, .set = {"OMP_NUM_THREADS", "OMPI_MCA_btl"}});
+  const Launch launch = compose_mpirun(kCommand, 1, 1,
+                                       {.mpirun = "/m",
+                                        .worker = "/w",
+                                        .root = false,
+                                        .set = {"OMP_NUM_THREADS", "GLIBC_TUNABLES", "OMPI_MCA_btl"}});
   EXPECT_TRUE(launch.environment.empty());
   const std::string line = shell_line(launch);
   EXPECT_NE(line.find("--mca pml ob1"), std::string::npos);
