@@ -18,6 +18,10 @@ make_environment() {
   "$(readlink -f "$python")" -m venv "$peers"
   "$peers/bin/python" -m pip install --disable-pip-version-check \
     'setuptools<70' wheel 'cmake<4' packaging cloudpickle psutil pyyaml
+  lead_to_torch
+}
+
+lead_to_torch() {
   "$python" -c 'import site; print(site.getsitepackages()[0])' \
     >"$("$peers/bin/python" -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
 }
@@ -59,6 +63,7 @@ if ! [ -e "$peers/horovod-$version" ]; then
   quietly "peers: an environment for Horovod" benchmarks/setup-peers.sh make_environment
   quietly "horovod (some minutes to compile)" benchmarks/setup-peers.sh build_horovod
 fi
+lead_to_torch  # which may have moved with its folder
 if [ benchmarks/peers/allreduce_mpi.cpp -nt "$peers/allreduce_mpi" ]; then
   quietly "allreduce: MPI's" benchmarks/setup-peers.sh build_allreduce
 fi
