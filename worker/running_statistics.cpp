@@ -44,13 +44,13 @@ void RunningStatistics::reset() {
   }
 }
 
-void RunningStatistics::write_change(double weight, std::span<double> change) const {
+void RunningStatistics::add_change(double weight, std::span<double> change) const {
   if (size() == 0) return;
   const at::Tensor now = current();
   const double *after = now.const_data_ptr<double>(), *before = agreed_.const_data_ptr<double>();
   for (int64_t i = 0; i < size(); ++i) {
-    // What nobody changed stays as it is, to the bit.
-    change[i] = (after[i] - before[i]) * (i < values_size_ ? weight : 1);
+    const double moved = after[i] - before[i];  // what nobody changed stays as it is, to the bit
+    change[i] = i < values_size_ ? change[i] + moved * weight : std::max(change[i], moved);
   }
 }
 

@@ -102,6 +102,7 @@ void Trainer::begin() {
     guard_ = std::make_unique<DesyncGuard>(run_.communicator, run_.state);
   agreement_ = std::make_unique<LeafValues>(run_.communicator.host(), plan_,
                                             static_cast<int64_t>(first_statistic()) + statistics_->size());
+  if (guard_) guard_->check(progress_.step);
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
@@ -149,22 +150,19 @@ Trainer::Step Trainer::train_step() {
 void Trainer::train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples) {
   reducer_.start_leaf(static_cast<int>(passes.size()));
   seed_dropout(leaf);
-  if (leaf > plan_.first_leaf(run_.communicator.rank())) statistics_->reset();
-  double loss = 0, share = 0;
+  const std::span<double> row = agreement_->row(leaf);
+  std::fill(row.begin(), row.end(), 0.0);
   for (const Batch& given : passes) {
+    statistics_->reset();
     const Batch batch = given.to(run_.communicator.device());
     // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
     // however uneven.
     const double weight = static_cast<double>(batch.samples()) / static_cast<double>(global_samples);
     const at::Tensor mean = run_.model.loss(batch);
     mean.backward(at::full({}, weight, mean.options()));
-    loss += weight * mean.item<double>();
-    share += weight;
+    row[kLoss] += weight * mean.item<double>();
+    statistics_->add_change(weight, row.subspan(first_statistic()));
   }
-  const std::span<double> row = agreement_->row(leaf);
-  std::fill(row.begin(), row.end(), 0.0);
-  row[kLoss] = loss;
-  statistics_->write_change(share, row.subspan(first_statistic()));
 }
 
 // So dropout depends on where it is used and not on what came before: a resumed run draws the same.
