@@ -119,6 +119,7 @@ void put(const T* values, Results results, int64_t at, int64_t n) {
 
 template <typename Of, typename T>
 void combine_as(Sources sources, Results results, int64_t count) {
+  if (count == 0) return;  // what is empty may be nowhere, where memmove must not go
   if (sources.size() == 1) {
     for (std::byte* result : results) {
       if (result != sources[0]) std::memmove(result, sources[0], static_cast<size_t>(count) * sizeof(T));
