@@ -32,6 +32,9 @@ class Communicator {
   // Where the memory lies that allocate() gives, and that the model is to be on.
   virtual at::Device device() const { return at::kCPU; }
 
+  // What the ranks compute and exchange with, for the record; empty on the CPU.
+  virtual std::string device_name() const { return {}; }
+
   // The same ranks with memory of the CPU: this one, unless its memory is a GPU's. join() here is for both.
   virtual Communicator& host() { return *this; }
 
@@ -69,6 +72,9 @@ class Communicator {
   // A communicator of the ranks that give the same `group`, 0 or more, in their order here. It lives no
   // longer than this one.
   virtual std::unique_ptr<Communicator> split(int group);
+
+  // Before a good end, once its memory is out of use: gives back what the destructor cannot.
+  virtual void close() {}
 
   // Makes the other ranks' waits end with an error that names this one. Not collective.
   virtual void abort() noexcept = 0;

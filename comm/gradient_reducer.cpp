@@ -85,6 +85,7 @@ GradientReducer::GradientReducer(Communicator& communicator, const FlatParameter
   }
   for (size_t i = 0; i < parameters.parameters().size(); ++i) {
     const at::Tensor& parameter = parameters.parameters()[i].second;
+    parameter.mutable_grad().reset();  // which a model's constructor may have left
     torch::autograd::impl::set_post_acc_grad_hooks(parameter, std::make_unique<GradientHook>(*this, i));
   }
 }
@@ -128,6 +129,12 @@ at::Tensor GradientReducer::lend(size_t parameter) {
 }
 
 void GradientReducer::add(size_t parameter, const at::Tensor& gradient) {
+  const auto refuse = [&](const char* what, const char* hint) {
+    throw Error("parameter '" + parameters_.parameters()[parameter].first + "' has " + what, {"", hint});
+  };
+  if (gradient.layout() != at::kStrided) refuse("a sparse gradient", "make its layer with sparse = false");
+  if (seen_[parameter] == passes_)
+    refuse("a second gradient in one pass", "a model's loss() may not call backward() itself");
   at::Tensor& mine = places_[row_][parameter];
   if (seen_[parameter] > 0 || adds_) {
     add_to(mine, gradient);

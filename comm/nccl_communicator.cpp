@@ -110,7 +110,8 @@ void NcclCommunicator::meet() {
     }
     check_gpu(functions_.set_device(), "cudaSetDevice", "start of NCCL");
     std::string uuid;
-    check_gpu(functions_.get_uuid(&uuid), "cudaGetDeviceProperties", "start of NCCL");
+    check_gpu(functions_.describe_device(&uuid, &device_name_), "cudaGetDeviceProperties", "start of NCCL");
+    device_name_ += ", NCCL " + version_name(version);
     const bool windows = functions_.window_register && functions_.window_deregister;
     card = version_name(version) + (windows ? " with windows" : "") + "\n" + host_name() + " " + uuid;
   });

@@ -35,10 +35,10 @@ class NcclCommunicator : public Communicator {
                    NcclWatch::Lost lost);
   ~NcclCommunicator() override;
 
-  // Collective, after the last use of its memory: waits for what was started, and gives all back.
-  void close();
+  void close() override;  // waits for what was started
 
   at::Device device() const override { return functions_.device; }
+  std::string device_name() const override { return device_name_; }
   Communicator& host() override { return *host_; }
   at::Tensor allocate(int64_t numel, at::ScalarType dtype) override;
   at::Tensor allocate_shared(int64_t numel, at::ScalarType dtype) override { return allocate(numel, dtype); }
@@ -91,6 +91,7 @@ class NcclCommunicator : public Communicator {
   const std::shared_ptr<Communicator> host_;
   const CommOptions options_;
   const NcclWatch::Lost lost_;
+  std::string device_name_;
   Registration registration_ = Registration::kNone;
 
   std::mutex mutex_;  // held while a call is on its way: NCCL may not be asked anything else then

@@ -80,9 +80,9 @@ struct NcclFunctions {
 
   // CUDA. The numbers that come back are of cudaError_t.
   std::function<std::string(int error)> gpu_error_string;
-  std::function<int()> set_device;  // of the calling thread
-  std::function<int(std::string* uuid)> get_uuid;
-  std::function<int(GpuStream* stream)> make_stream;  // of high priority
+  std::function<int()> set_device;                                           // of the calling thread
+  std::function<int(std::string* uuid, std::string* name)> describe_device;  // name: model and driver
+  std::function<int(GpuStream* stream)> make_stream;                         // of high priority
   std::function<int(GpuStream stream)> destroy_stream;
   std::function<int(GpuEvent* event)> make_event;
   std::function<int(GpuEvent event)> destroy_event;

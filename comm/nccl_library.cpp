@@ -165,10 +165,15 @@ void fill_collectives(NcclFunctions& table, void* library) {
   };
 }
 
-int get_uuid(int gpu, std::string* uuid) {
+int describe_device(int gpu, std::string* uuid, std::string* name) {
   cudaDeviceProp properties;
-  const cudaError_t error = cudaGetDeviceProperties(&properties, gpu);
+  cudaError_t error = cudaGetDeviceProperties(&properties, gpu);
   if (error != cudaSuccess) return error;
+  int driver = 0;
+  if ((error = cudaDriverGetVersion(&driver)) != cudaSuccess) return error;
+  *name = std::string(properties.name) + ", capability " + std::to_string(properties.major) + "." +
+          std::to_string(properties.minor) + ", driver for CUDA " + std::to_string(driver / 1000) + "." +
+          std::to_string(driver % 1000 / 10);
   for (const char byte : properties.uuid.bytes) {
     char digits[3];
     std::snprintf(digits, sizeof digits, "%02x", static_cast<unsigned char>(byte));
@@ -190,7 +195,9 @@ void fill_cuda(NcclFunctions& table, int gpu) {
     return std::string(cudaGetErrorString(static_cast<cudaError_t>(error)));
   };
   table.set_device = [gpu] { return static_cast<int>(cudaSetDevice(gpu)); };
-  table.get_uuid = [gpu](std::string* uuid) { return get_uuid(gpu, uuid); };
+  table.describe_device = [gpu](std::string* uuid, std::string* name) {
+    return describe_device(gpu, uuid, name);
+  };
   table.make_stream = make_stream;
   table.destroy_stream = [](GpuStream stream) { return static_cast<int>(cudaStreamDestroy(cuda(stream))); };
   table.make_event = [](GpuEvent* event) {

@@ -5,6 +5,8 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -12,12 +14,27 @@
 namespace rekindle {
 namespace {
 
-std::string processor() {
+// What /proc/cpuinfo says about the first processor; empty where it does not say it.
+std::string processor(const std::string& key) {
   std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  for (std::string line; std::getline(info, line) && !line.empty();) {
+    const size_t colon = line.find(':');
+    if (colon != std::string::npos && line.starts_with(key))
+      return line.substr(std::min(colon + 2, line.size()));
   }
-  return "unknown";
+  return {};
+}
+
+// MKL and oneDNN choose their kernels by the model, and by what the environment tells them.
+std::string processor_model() {
+  std::string model;
+  for (const char* key : {"vendor_id", "cpu family", "model\t", "CPU implementer", "CPU part"}) {
+    if (const std::string value = processor(key); !value.empty()) model += (model.empty() ? "" : "/") + value;
+  }
+  for (const char* name : {"ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"}) {
+    if (const char* value = std::getenv(name)) model += std::string(", ") + name + "=" + value;
+  }
+  return model;
 }
 
 }  // namespace
@@ -27,20 +44,23 @@ std::string build_name() {
 }
 
 std::string arithmetic_name() {
-  return at::get_cpu_capability() + ", " + at::get_mkl_version() + ", " + at::get_mkldnn_version();
+  return processor_model() + ", " + at::get_cpu_capability() + ", " + at::get_mkl_version() + ", " +
+         at::get_mkldnn_version();
 }
 
-nlohmann::ordered_json describe_environment(int world) {
+nlohmann::ordered_json describe_environment(const Communicator& communicator) {
   char host[256] = {};
   gethostname(host, sizeof host - 1);
   return {{"build", build_name()},
           {"host", host},
-          {"processor", processor()},
+          {"processor", processor("model name")},
+          {"processor_model", processor_model()},
           {"cores", std::thread::hardware_concurrency()},
           {"cpu_capability", at::get_cpu_capability()},
           {"mkl", at::get_mkl_version()},
           {"onednn", at::get_mkldnn_version()},
-          {"workers", world}};
+          {"gpu", communicator.device_name()},
+          {"workers", communicator.world()}};
 }
 
 }  // namespace rekindle

@@ -66,8 +66,8 @@ Lineage lineage_of(const Job& job, const ParentFacts& parent) {
   return lineage;
 }
 
-nlohmann::ordered_json environment_of(int world, const ParentFacts& parent) {
-  nlohmann::ordered_json environment = describe_environment(world);
+nlohmann::ordered_json environment_of(const Communicator& communicator, const ParentFacts& parent) {
+  nlohmann::ordered_json environment = describe_environment(communicator);
   environment["parent"] = nullptr;
   if (parent.exists()) environment["parent"] = {{"digest", parent.digest}, {"path", parent.path}};
   return environment;
@@ -83,8 +83,7 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
         const std::filesystem::path path = place->open();
         directory = path.string();
         files.create_directories(path / names::kLogs);
-        replace_file(files, path / names::kEnvironment,
-                     environment_of(communicator.world(), parent).dump(2) + "\n");
+        replace_file(files, path / names::kEnvironment, environment_of(communicator, parent).dump(2) + "\n");
         replace_file(files, path / names::kResolvedJob,
                      to_toml(job));  // the last: with it the folder is a run
       },
@@ -223,7 +222,8 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(),
              "job, build and model", "start all ranks with the same program and the same arguments");
   if (job.run.reproducible == Reproducible::kAnyWorld) {
-    check_same(communicator, arithmetic_name(), "instructions or math libraries",
+    check_same(communicator, arithmetic_name() + ", " + communicator.device_name(),
+               "instructions or math libraries",
                "run.reproducible = \"any-world\" is for processors that compute alike");
   }
 
@@ -262,7 +262,9 @@ int worker_main(int argc, char** argv) {
     together(*communicator, "job", [&] {
       if (request.failure) std::rethrow_exception(request.failure);
     });
-    return static_cast<int>(perform(*communicator, request));
+    const ExitCode code = perform(*communicator, request);
+    communicator->close();
+    return static_cast<int>(code);
   } catch (const AgreedError& error) {
     if (session.rank() == 0) log_error(error.what());
     return static_cast<int>(error.code());

@@ -804,8 +804,9 @@ NcclFunctions FakeNccl::functions(int rank) {
     s.devices[std::this_thread::get_id()] = rank;
     return kGpuSuccess;
   });
-  table.get_uuid = locked([rank](State& s, std::string* uuid) {
+  table.describe_device = locked([rank](State& s, std::string* uuid, std::string* name) {
     *uuid = s.ranks[rank].uuid;
+    *name = "a GPU of threads";
     return s.begin_gpu(rank, "cudaGetDeviceProperties").value_or(kGpuSuccess);
   });
   table.make_stream = locked([rank](State& s, GpuStream* stream) {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/gradient_reducer.h"
 
+#include <ATen/ops/embedding.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -21,6 +23,8 @@
 
 namespace rekindle {
 namespace {
+
+using ::testing::HasSubstr;
 
 // Two linear layers of whole numbers, so that sums are exact.
 struct Net {
@@ -205,6 +209,38 @@ TEST(GradientReducer, ALinearLayersGradientIsWrittenWhereItIsSummed) {
 
 TEST(GradientReducer, AWeightThatIsUsedTwiceGetsBothGradients) {
   check_lending(true);
+}
+
+// A step of one pass, on one rank, of the loss that `loss` makes of a [4, 3] weight.
+std::string refusal_of(const std::function<at::Tensor(const at::Tensor&)>& loss) {
+  std::string said;
+  run_as_threads(1, {}, [&](Communicator& communicator) {
+    std::vector<std::pair<std::string, at::Tensor>> named{{"weight", at::full({4, 3}, 1, at::kFloat)}};
+    named[0].second.requires_grad_(true);
+    FlatParameters parameters(communicator, named);
+    const SumPlan plan = SumPlan::in_order_of_ranks(1);
+    GradientReducer reducer(communicator, parameters, plan);
+    reducer.start_step();
+    reducer.start_leaf(1);
+    try {
+      loss(named[0].second).backward();
+    } catch (const Error& error) {
+      said = error.what();
+    }
+  });
+  return said;
+}
+
+TEST(GradientReducer, RefusesGradientsThatItCannotSum) {
+  EXPECT_THAT(refusal_of([](const at::Tensor& weight) {
+                return at::embedding(weight, at::zeros({2}, at::kLong), -1, false, /*sparse=*/true).sum();
+              }),
+              HasSubstr("'weight' has a sparse gradient"));
+  EXPECT_THAT(refusal_of([](const at::Tensor& weight) {
+                weight.sum().backward();
+                return weight.sum();
+              }),
+              HasSubstr("'weight' has a second gradient in one pass"));
 }
 
 TEST(GradientReducer, BucketsAreSummedWhileBackwardRuns) {

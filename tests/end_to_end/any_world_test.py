@@ -73,9 +73,11 @@ class AnyWorld(harness.Case):
                     self.assertTrue(runs[workers][0] == runs[1][0], "weights differ")
 
     def test_two_runs(self):
-        first, second = (self.what_counts(self.train(f"again-{i}", workers=2)) for i in range(2))
-        self.assertEqual(first[1], second[1])
-        self.assertTrue(first[0] == second[0])
+        for mode in "same-world", "any-world":
+            first, second = (self.what_counts(self.train(f"{mode}-{i}", f"run.reproducible={mode}", workers=2))
+                             for i in range(2))
+            self.assertEqual(first[1], second[1])
+            self.assertTrue(first[0] == second[0])
 
     def test_killed_and_resumed_on_other_numbers(self):
         """Killed on three workers, again on two, and ended on five: as never killed, on one."""
