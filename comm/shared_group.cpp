@@ -159,14 +159,15 @@ void SharedGroup::wait(uint64_t operation, const char* name) {
 // often when it has work to do; one that sleeps is let in as soon as it wakes. So a rank that is preempted
 // often does not spin for a while.
 bool SharedGroup::may_spin(Time now) {
-  constexpr auto kWatch = std::chrono::milliseconds(20), kRest = std::chrono::milliseconds(500);
+  constexpr auto kWatch = std::chrono::milliseconds(20), kRest = std::chrono::milliseconds(100);
   if (spin_.count() == 0 || now < rest_until_) return false;
   const auto watched = now - watched_since_;
   if (watched < kWatch) return true;
   const int64_t before = std::exchange(preemptions_, preemptions_of_this_thread());
   watched_since_ = now;
-  // More than one in a watch; a longer time says nothing about now.
-  if (watched < 10 * kWatch && preemptions_ - before > watched / kWatch) {
+  // More than three in a watch; a longer time says nothing about now. A few there always are: a rank that is
+  // woken may be put on the processor of the one that wakes it.
+  if (watched < 10 * kWatch && preemptions_ - before > 3 * (watched / kWatch)) {
     rest_until_ = now + kRest;
     return false;
   }
