@@ -3,8 +3,10 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -33,6 +35,30 @@ std::byte* map(int descriptor, size_t bytes) {
   if (descriptor < 0) return nullptr;
   void* address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   return address == MAP_FAILED ? nullptr : static_cast<std::byte*>(address);
+}
+
+// Where a process finds another's memory, and how it knows that it is that.
+struct Origin {
+  int64_t process, descriptor;
+  uint64_t device, inode;
+};
+
+Origin origin_of(int descriptor) {
+  struct stat file {};
+  if (descriptor >= 0 && fstat(descriptor, &file) != 0) file = {};
+  return {getpid(), descriptor, file.st_dev, file.st_ino};
+}
+
+// -1 where there is nothing, or something else: ranks in containers of their own number processes each for
+// itself, and a number of one is another process in the other.
+int open_at(const Origin& origin) {
+  const std::string path =
+      "/proc/" + std::to_string(origin.process) + "/fd/" + std::to_string(origin.descriptor);
+  // Not opened before it is known: what it is may be anything.
+  struct stat file {};
+  if (stat(path.c_str(), &file) != 0 || file.st_dev != origin.device || file.st_ino != origin.inode)
+    return -1;
+  return open(path.c_str(), O_RDWR | O_CLOEXEC);
 }
 
 bool all_agree(MPI_Comm comm, bool mine) {
@@ -70,16 +96,15 @@ bool MpiNodeCommunicator::try_map(size_t bytes, bool one_for_all, Region& region
   const Descriptor mine(owner ? memfd_create("rekindle", MFD_CLOEXEC) : -1);
   bool good = !owner || (mine.number() >= 0 && ftruncate(mine.number(), static_cast<off_t>(bytes)) == 0);
 
-  int place[2] = {getpid(), mine.number()};
-  std::vector<int> places(2 * world());
-  check_mpi(MPI_Allgather(place, 2, MPI_INT, places.data(), 2, MPI_INT, comm_), "MPI_Allgather");
+  const Origin origin = origin_of(mine.number());
+  std::vector<Origin> origins(world());
+  check_mpi(MPI_Allgather(&origin, sizeof origin, MPI_BYTE, origins.data(), sizeof origin, MPI_BYTE, comm_),
+            "MPI_Allgather");
   if (!all_agree(comm_, good)) return false;
 
   std::vector<Mapping> mapped;
   for (int r = 0; r < (one_for_all ? 1 : world()); ++r) {
-    const std::string path =
-        "/proc/" + std::to_string(places[2 * r]) + "/fd/" + std::to_string(places[2 * r + 1]);
-    const Descriptor theirs(r == rank() ? -1 : open(path.c_str(), O_RDWR | O_CLOEXEC));
+    const Descriptor theirs(r == rank() ? -1 : open_at(origins[r]));
     std::byte* address = map(r == rank() ? mine.number() : theirs.number(), bytes);
     good = good && address != nullptr;
     if (address != nullptr) mapped.push_back({address, bytes});

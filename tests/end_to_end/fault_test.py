@@ -120,6 +120,23 @@ class SmallSharedMemory(Fault):
         self.assertEqual(len(harness.steps(self.directory)), 10)
 
 
+class OwnProcessNumbers(Fault):
+    """Ranks in containers of their own, on one machine: each is process 1, or so, and /proc/1 of the other is itself."""
+
+    IN_ITS_OWN = ["unshare", "--pid", "--fork", "--mount-proc"]
+
+    def test_exchanges_by_messages(self):
+        trial = subprocess.run([*self.IN_ITS_OWN, "true"], capture_output=True, text=True)
+        if trial.returncode != 0:
+            self.skipTest(f"no process namespace here: {trial.stderr.strip()}")
+        *mpirun, worker, job = harness.mpirun(self.job, workers=2)
+        # Open MPI's own shared memory takes process numbers for names and fails there.
+        result = harness.run([*mpirun, "--mca", "btl", "self,tcp", *self.IN_ITS_OWN, worker, job], self.folder)
+        self.assertEqual(result.code, 0, result.text)
+        self.assertIn("share no memory", result.text)
+        self.assertEqual(len(harness.steps(self.directory)), 10)
+
+
 class ManyWorkers(Fault):
     def test_start_ten_steps_end(self):
         began = time.time()
