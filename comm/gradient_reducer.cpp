@@ -59,6 +59,8 @@ GradientReducer::GradientReducer(Communicator& communicator, const FlatParameter
     : communicator_(communicator), parameters_(parameters), plan_(plan) {
   lend_to_layers();
   const FlatLayout& layout = parameters.layout();
+  if (layout.size() == 0)
+    throw Error("there is nothing to train: the model's parameters are frozen or empty");
   int rows = 1;  // the same on every rank: memory is made together
   for (int rank = 0; rank < plan.world(); ++rank) {
     rows = std::max(rows, most_rows(plan, rank, options.several_passes));
@@ -98,6 +100,7 @@ GradientReducer::~GradientReducer() {
 
 void GradientReducer::start_step() {
   next_bucket_ = 0;
+  copied_ = 0;
   leaf_ = plan_.first_leaf(communicator_.rank()) - 1;
   passes_ = 0;
   rows_.clear();
@@ -140,6 +143,7 @@ void GradientReducer::add(size_t parameter, const at::Tensor& gradient) {
     add_to(mine, gradient);
   } else if (gradient.const_data_ptr() != mine.const_data_ptr()) {  // else it was written to what was lent
     mine.copy_(gradient);
+    ++copied_;
   }
   used_[parameter] = true;
   if (++seen_[parameter] == passes_) end_parameter(parameter);

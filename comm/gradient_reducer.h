@@ -57,6 +57,7 @@ class GradientReducer {
 
   bool is_used(size_t parameter) const { return used_[parameter]; }  // by a leaf of this rank, this step
   size_t handed_in() const { return next_bucket_; }                  // buckets of this step, so far
+  int64_t copied() const { return copied_; }                         // gradients of this step, into their row
   at::Tensor gradient() const { return parts_.select(0, 0); }        // [layout.size()]; valid in slices()
   const std::vector<Range>& slices() const { return slices_; }       // this rank's, one a bucket
   const std::vector<Range>& buckets() const { return buckets_; }
@@ -84,6 +85,7 @@ class GradientReducer {
   std::vector<bool> used_;     // by parameter
   std::vector<int> missing_;   // by bucket: parameters that have not given all their gradients
   size_t next_bucket_ = 0;
+  int64_t copied_ = 0;
 
   // Of the leaf that runs.
   int leaf_ = 0, passes_ = 0;

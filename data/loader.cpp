@@ -17,7 +17,7 @@ Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptio
   const bool sound = options.global_batch > 0 && options.microbatch >= 0 && options.rank >= 0 &&
                      options.rank < options.world && start_samples >= 0 &&
                      options.virtual_workers >= options.world && options.least_samples > 0;
-  if (!sound) throw Error("a loader's batch, micro-batch, cut, depth, rank or start is out of range");
+  if (!sound) throw Error("a loader's batch, micro-batch, cut, rank or start is out of range");
   const Timeline timeline(static_cast<int64_t>(indices.size()), options.global_batch);
   if (timeline.samples_after(timeline.steps_at(start_samples)) != start_samples) {
     throw Error("no step starts at sample " + std::to_string(start_samples) + " with batches of " +

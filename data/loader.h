@@ -47,9 +47,9 @@ Range share_of(int64_t batch, int index, int count, int64_t least);
 // The samples of a step, their order and their cut among the virtual workers do not depend on the world: rank
 // r has the r-th of `world` even, contiguous ranges of these.
 //
-// A thread of its own builds batches ahead, into a queue. It sleeps when the queue is full, until half of it
-// is used: where ranks and loaders share few cores, waking it for every step would cost more than the work it
-// does.
+// But for `depth` 0, a thread of its own builds batches ahead, into a queue. It sleeps when the queue is
+// full, until half of it is used: where ranks and loaders share few cores, waking it for every step would
+// cost more than the work it does.
 class Loader {
  public:
   // `indices` are the samples to train on, `start_samples` how many all ranks together have seen: the start

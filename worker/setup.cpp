@@ -29,12 +29,10 @@ void check_integers(const Job& job, const Dataset& data) {
 // Activations and gradients are allocated anew each step, in the same sizes. What malloc gives back to the
 // kernel in between, the kernel clears again, page by page: a tenth of a step of a small transformer.
 void keep_freed_memory() {
-#ifdef __GLIBC__
   constexpr int kGrowth = 64 << 20;
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);  // never
   mallopt(M_TOP_PAD, kGrowth);
-#endif
 }
 
 }  // namespace

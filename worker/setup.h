@@ -19,7 +19,7 @@ namespace rekindle {
 // The first phases of whatever a rank does with a job. All but the first are collective and throw the same
 // error on all ranks.
 
-// Threads, determinism and the seed that the initial weights come from.
+// Threads, memory, determinism and the seed that the initial weights come from.
 void set_up_torch(const Job& job);
 
 // The same data on every rank; `parent_classes` come first, as Dataset has it.

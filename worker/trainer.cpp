@@ -51,7 +51,9 @@ ReducerOptions reducer_options(const Run& run, const SumPlan& plan) {
 // more than building the step when it is due.
 bool builds_quickly(const Run& run) {
   constexpr int64_t kLittle = 512 << 10;
-  const int64_t sample = run.data.shape().features() * static_cast<int64_t>(sizeof(float));
+  const bool integers = run.data.element() == Element::kInteger;
+  const int64_t number = static_cast<int64_t>(integers ? sizeof(int64_t) : sizeof(float));
+  const int64_t sample = run.data.shape().features() * number;
   return sample * run.job.batch.global <= kLittle * run.communicator.world();
 }
 

@@ -72,6 +72,16 @@ class AnyWorld(harness.Case):
                     self.assertEqual(runs[workers][1], runs[1][1])
                     self.assertTrue(runs[workers][0] == runs[1][0], "weights differ")
 
+    def test_statistics_move_once_a_step(self):
+        """What batch-norm saw in four passes is what it saw in one: their mean, not one after the other."""
+        settings = "run.reproducible=fast", "model.dropout=0.0", "run.duration=1ba"
+        means = []
+        for passes in 1, 4:
+            directory = self.train(f"passes-{passes}", *settings, f"batch.microbatch={64 // passes}", workers=1)
+            means.append(harness.weights(directory)["norms.0.running_mean"])
+        self.assertGreater(abs(means[0]).max(), 0.01)
+        self.assertLess(abs(means[1] - means[0]).max(), 1e-5)
+
     def test_two_runs(self):
         for mode in "same-world", "any-world":
             first, second = (self.what_counts(self.train(f"{mode}-{i}", f"run.reproducible={mode}", workers=2))
