@@ -23,9 +23,11 @@ import sections
 RESULTS = measure.HERE / "results"
 
 
-def check_ready():
+def check_ready(names):
     needed = [sections.REKINDLE, measure.ROOT / "build/bin/rekindle-worker", measure.ROOT / "build/bin/minilm-worker",
-              measure.PEERS / "bin/python", measure.PEERS / "allreduce_mpi", sections.FASHION_MNIST]
+              measure.PEERS / "bin/python", measure.PEERS / "allreduce_mpi"]
+    if "fashion" in names:
+        needed.append(sections.FASHION_MNIST)
     missing = [str(path) for path in needed if not path.exists()]
     if missing:
         sys.exit(f"missing: {', '.join(missing)}\nrun benchmarks/setup-peers.sh and\n"
@@ -104,7 +106,7 @@ def main():
     names = a.only.split(",") if a.only else list(sections.SECTIONS)
     if unknown := [name for name in names if name not in sections.SECTIONS]:
         parser.error(f"there is no section {', '.join(unknown)}")
-    check_ready()
+    check_ready(names)
 
     RESULTS.mkdir(exist_ok=True)
     loads = []

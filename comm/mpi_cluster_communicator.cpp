@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "comm/mpi_calls.h"
+#include "comm/mpi_watch.h"
 #include "comm/mpi_node_communicator.h"
 #include "comm/sum.h"
 
@@ -385,6 +386,7 @@ std::unique_ptr<Communicator> MpiClusterCommunicator::split(int group) {
   const bool one_node = std::all_of(members.begin(), members.end(), is_here);
   join("split");
   auto lock = messages_->lock();
+  const MpiWatch watch(names_[rank()], "split", node_->group().setting().deadline);
   std::unique_ptr<NodeCommunicator> node = node_->split_node(group);
   MPI_Comm comm;
   const int colour = one_node ? MPI_UNDEFINED : members.front();

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "comm/mpi_calls.h"
+#include "comm/mpi_watch.h"
 
 namespace rekindle {
 namespace {
@@ -123,6 +124,8 @@ bool MpiNodeCommunicator::try_map(size_t bytes, bool one_for_all, Region& region
 }
 
 NodeCommunicator::Region MpiNodeCommunicator::map_region(size_t bytes, bool one_for_all) {
+  const SharedGroup::Setting& setting = group().setting();
+  const MpiWatch watch(setting.names[rank()], "memory that is shared", setting.deadline);
   Region region;
   if (try_map(bytes, one_for_all, region)) return region;
   throw Error("no memory of " + std::to_string(bytes >> 20) + " MiB to share on some rank",
@@ -131,6 +134,8 @@ NodeCommunicator::Region MpiNodeCommunicator::map_region(size_t bytes, bool one_
 
 // All have arrived here, for they have agreed about the groups.
 std::unique_ptr<NodeCommunicator> MpiNodeCommunicator::split_off(const std::vector<int>& members, int index) {
+  const SharedGroup::Setting& setting = group().setting();
+  const MpiWatch watch(setting.names[rank()], "split", setting.deadline);
   MPI_Comm comm;
   check_mpi(MPI_Comm_split(comm_, members.front(), index, &comm), "MPI_Comm_split");
   auto made = create(comm, setting_of(members));

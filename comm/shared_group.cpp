@@ -85,7 +85,8 @@ SharedGroup::SharedGroup(std::byte* memory, int rank, int world, Setting setting
   static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
   // With a processor for every rank the others arrive soon and sleeping would cost more than it frees.
   // With fewer, spinning takes the processor from the very rank that is waited for.
-  spin_ = std::chrono::microseconds(std::max(world, setting_.crowd) <= usable_cpus() ? 200 : 0);
+  const int processors = setting_.processors > 0 ? setting_.processors : usable_cpus();
+  spin_ = std::chrono::microseconds(std::max(world, setting_.crowd) <= processors ? 200 : 0);
 }
 
 uint64_t SharedGroup::post(char kind, int type, int64_t count, int64_t begin) {

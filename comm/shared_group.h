@@ -26,6 +26,7 @@ class SharedGroup {
     std::chrono::milliseconds deadline;
     int crowd = 0;                // how many ranks this machine runs, of which these may be some; 0: these
     std::vector<int> names = {};  // what the ranks are called in errors; empty: 0, 1, ...
+    int processors = 0;           // that the machine's ranks may use between them; 0: as many as this one may
     const SharedGroup* parent = nullptr;  // an abort there ends waits here too; it outlives this object
   };
 

@@ -15,7 +15,8 @@
 namespace rekindle {
 
 // What is trained: a torch module whose parameters and buffers are named as they stand in model.safetensors.
-// Parameters are float32. A rank calls it from one thread.
+// Parameters are float32. A rank calls it from one thread. Only the optimizer writes to parameters, never
+// forward (as an Embedding with max_norm would): the ranks of a node may share one copy of them.
 class Model : public torch::nn::Module {
  public:
   // Logits, [samples, classes].

@@ -15,7 +15,7 @@ python=${REKINDLE_PYTHON:-$root/.deps/python/bin/python}
 [ -x "$python" ] || python=python3
 
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)
-if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then   # as CUDA itself sees it
+if [ "$gpus" != 0 ] && [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then   # as CUDA itself sees it
   gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
 fi
 if [ "$gpus" = 0 ]; then

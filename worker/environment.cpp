@@ -2,6 +2,7 @@
 #include "worker/environment.h"
 
 #include <ATen/Version.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <torch/version.h>
 #include <unistd.h>
 
@@ -37,15 +38,22 @@ std::string processor_model() {
   return model;
 }
 
+std::string cudnn_version() {
+  const at::CUDAHooksInterface& cuda = at::detail::getCUDAHooks();
+  return cuda.hasCuDNN() ? "cuDNN " + std::to_string(cuda.versionCuDNN()) : "no cuDNN";
+}
+
 }  // namespace
 
 std::string build_name() {
   return "rekindle " REKINDLE_VERSION ", LibTorch " TORCH_VERSION ", compiler " __VERSION__;
 }
 
-std::string arithmetic_name() {
-  return processor_model() + ", " + at::get_cpu_capability() + ", " + at::get_mkl_version() + ", " +
-         at::get_mkldnn_version();
+std::string arithmetic_name(const Communicator& communicator) {
+  std::string name = processor_model() + ", " + at::get_cpu_capability() + ", " + at::get_mkl_version() +
+                     ", " + at::get_mkldnn_version();
+  if (!communicator.device_name().empty()) name += ", " + communicator.device_name() + ", " + cudnn_version();
+  return name;
 }
 
 nlohmann::ordered_json describe_environment(const Communicator& communicator) {
@@ -60,6 +68,8 @@ nlohmann::ordered_json describe_environment(const Communicator& communicator) {
           {"mkl", at::get_mkl_version()},
           {"onednn", at::get_mkldnn_version()},
           {"gpu", communicator.device_name()},
+          {"cudnn", communicator.device_name().empty() ? "" : cudnn_version()},
+          {"arithmetic", arithmetic_name(communicator)},
           {"workers", communicator.world()}};
 }
 

@@ -2,6 +2,7 @@
 #include "worker/preflight.h"
 
 #include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/embedding.h>
 
 #include <algorithm>
 
@@ -43,6 +44,18 @@ int64_t least_samples(Model& model) {
            module->template as<torch::nn::BatchNorm3dImpl>();
   });
   return normalizes ? 2 : 1;
+}
+
+void check_leaves_weights(Model& model) {
+  for (const auto& module : model.named_modules()) {
+    const auto* embedding = module.value()->as<torch::nn::EmbeddingImpl>();
+    const auto* bag = module.value()->as<torch::nn::EmbeddingBagImpl>();
+    if (!(embedding && embedding->options.max_norm()) && !(bag && bag->options.max_norm())) continue;
+    throw bad_input(
+        "embedding '" + module.key() + "' has max_norm, which writes to its weights in each forward pass",
+        "[model]",
+        "the ranks of a node share one copy of the weights: normalise what is looked up, in forward");
+  }
 }
 
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world) {

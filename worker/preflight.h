@@ -15,6 +15,9 @@ int virtual_workers(const Job& job, int world);
 // The fewest samples that a virtual worker may have: batch-norm needs two to take a variance of.
 int64_t least_samples(Model& model);
 
+// Throws bad_input for a model whose forward pass writes to its own weights, as far as that can be seen.
+void check_leaves_weights(Model& model);
+
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
 // schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch
 // of a single sample where batch-norm needs two.

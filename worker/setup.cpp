@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -24,6 +25,16 @@ void check_integers(const Job& job, const Dataset& data) {
   if (data.element() != Element::kInteger || std::ranges::count(built_in, job.model.name()) == 0) return;
   throw bad_input("x is I64, and model '" + job.model.name() + "' takes numbers", "[data]",
                   "convert it, in PyTorch by x.float(); integers such as tokens are for a model of your own");
+}
+
+std::string shapes_text(const NamedState& state) {
+  std::ostringstream text;
+  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
+    for (const auto& [name, tensor] : *part)
+      text << name << ' ' << tensor.dtype() << ' ' << tensor.sizes() << '\n';
+    text << '\n';
+  }
+  return text.str();
 }
 
 // Activations and gradients are allocated anew each step, in the same sizes. What malloc gives back to the
@@ -81,8 +92,11 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
     trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_trainable(trainee.state.parameters);
+    check_leaves_weights(*trainee.model);
     check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
   });
+  check_same(communicator, shapes_text(trainee.state), "model",
+             "the same names and shapes of parameters and buffers are needed everywhere");
   trainee.parameters = std::make_unique<FlatParameters>(communicator, trainee.state.parameters);
   return trainee;
 }

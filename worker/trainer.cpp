@@ -105,6 +105,11 @@ void Trainer::begin() {
   agreement_ = std::make_unique<LeafValues>(run_.communicator.host(), plan_,
                                             static_cast<int64_t>(first_statistic()) + statistics_->size());
   if (guard_) guard_->check(progress_.step);
+  if (run_.is_root()) {
+    log_info(std::to_string(run_.parameters.layout().elements()) +
+             " parameters to train, whose gradients travel in " + std::to_string(reducer_.buckets().size()) +
+             " buckets");
+  }
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;

@@ -190,8 +190,32 @@ ExitCode end_of_finished(FileSystem& files, const std::filesystem::path& directo
   return exit_code && stays ? ExitCode::kParentStays : ExitCode::kDone;
 }
 
+void check_same_start(Communicator& communicator, FileSystem& files, const Job& job) {
+  std::string program;
+  together(communicator, "program", [&] { program = digest_of_file(files, "/proc/self/exe"); });
+  const char* const hint = "start all ranks with the same program and the same arguments";
+  check_same(communicator, build_name() + program, "program", hint);
+  check_same(communicator, to_toml(job), "job", hint);
+  if (job.run.reproducible != Reproducible::kAnyWorld) return;
+  check_same(communicator, arithmetic_name(communicator), "instructions or math libraries",
+             "run.reproducible = \"any-world\" is for processors that compute alike");
+}
+
+// Of any-world an unfinished run cannot go on elsewhere and still be what it would have been.
+void check_same_arithmetic(FileSystem& files, const std::filesystem::path& recorded, const Job& job,
+                           const Communicator& communicator) {
+  if (job.run.reproducible != Reproducible::kAnyWorld || !files.exists(recorded)) return;
+  const auto environment = nlohmann::json::parse(read_text(files, recorded));
+  const std::string before = environment.value("arithmetic", ""), now = arithmetic_name(communicator);
+  if (before.empty() || before == now) return;
+  throw bad_input(
+      "this run began on " + before + ", and here is " + now, recorded.string(),
+      "with run.reproducible = \"any-world\" it goes on where processors and libraries are the same");
+}
+
 ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   FileSystem& files = posix_file_system();
+  check_same_start(communicator, files, job);
   std::unique_ptr<RunPlace> place;  // on rank 0 alone
   std::string found = "new", recorded;
   together(
@@ -203,6 +227,7 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
         } else if (place->unfinished()) {
           found = "unfinished";
           recorded = (place->directory() / names::kEnvironment).string();
+          check_same_arithmetic(files, recorded, job, communicator);
         }
       },
       0);
@@ -219,14 +244,6 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
   const Trainee trainee = build_model(communicator, job, data, split);
-  check_same(communicator, to_toml(job) + build_name() + trainee.parameters->layout().text(),
-             "job, build and model", "start all ranks with the same program and the same arguments");
-  if (job.run.reproducible == Reproducible::kAnyWorld) {
-    check_same(communicator, arithmetic_name() + ", " + communicator.device_name(),
-               "instructions or math libraries",
-               "run.reproducible = \"any-world\" is for processors that compute alike");
-  }
-
   const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
   together(

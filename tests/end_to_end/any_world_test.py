@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same job gives the same model, to the bit, on any number of workers."""
 
+import json
 import unittest
 
 import harness
@@ -47,7 +48,8 @@ class AnyWorld(harness.Case):
 
     def train(self, name, *settings, workers):
         directory = self.folder / name
-        self.run_well(self.job, f"run.directory={directory}", *settings, workers=workers)
+        result = self.run_well(self.job, f"run.directory={directory}", *settings, workers=workers)
+        self.assert_says(result, "gradients travel in 3 buckets")   # what crosses their borders is part of the question
         return directory
 
     def what_counts(self, directory):
@@ -88,6 +90,17 @@ class AnyWorld(harness.Case):
                              for i in range(2))
             self.assertEqual(first[1], second[1])
             self.assertTrue(first[0] == second[0])
+
+    def test_resumed_on_another_machine(self):
+        """Where the machine computes otherwise the run would no longer be the same one."""
+        directory = self.train("moved", workers=1)
+        path = directory / "environment.json"
+        environment = json.loads(path.read_text())
+        environment["arithmetic"] = environment["arithmetic"].replace("oneDNN", "anotherDNN").replace("Intel", "Other")
+        path.write_text(json.dumps(environment))
+        result = harness.run(harness.launch(self.job, f"run.directory={directory}", "run.duration=9ba"))
+        self.assertEqual(result.code, 78, result.text)
+        self.assert_says(result, "this run began on ", "it goes on where processors and libraries are the same")
 
     def test_killed_and_resumed_on_other_numbers(self):
         """Killed on three workers, again on two, and ended on five: as never killed, on one."""

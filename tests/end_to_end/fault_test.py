@@ -71,9 +71,12 @@ class StoppedWorker(Fault):
                     ranks = live.rank_processes()
                     self.assertEqual(set(ranks), {0, 1, 2})
                     self.stop(live, stopped)
+                    stopped_at = time.monotonic()
                     result = live.result()
+                    took = time.monotonic() - stopped_at
                     left = self.wait_for_the_end_of(ranks.values())
                 self.assertNotEqual(result.code, 0, result.text)
+                self.assertLess(took, 3 + 5)   # the deadline, and mpirun's own end
                 self.assertRegex(result.text, rf"'[a-z ]+' was not reached within 3[.0]* s by rank {stopped}\b")
                 self.assert_says(result, "a worker hangs or is stopped; run.deadline sets how long to wait")
                 self.assertEqual(left, {})
@@ -84,6 +87,57 @@ class StoppedWorker(Fault):
         while (left := {p: s for p, s in process_names().items() if p in processes}) and time.monotonic() < end:
             time.sleep(0.02)
         return left
+
+
+class WorkerThatNeverJoins(Fault):
+    """Until the ranks have met nothing of ours lies between them, and they wait inside MPI."""
+
+    def test_the_others_give_up(self):
+        *start, worker, job = harness.mpirun(self.job, workers=2)
+        stuck = self.folder / "stuck.toml"
+        os.mkfifo(stuck)   # reading the job waits for a writer who never comes
+        command = [*start[:1], "-n", "1", *start[3:], worker, job, "run.deadline=3sec",
+                   ":", "-n", "1", worker, str(stuck)]
+        result = harness.run(command, self.folder)
+        self.assertEqual(result.code, 1, result.text)
+        self.assert_says(result, "rank 0 failed", "'start of all ranks' was not reached within 3")
+
+
+class UnequalStarts(Fault):
+    """What all ranks must have alike is compared before anything is shared, by ranks of one mpirun that differ."""
+
+    def start(self, *second):
+        *start, worker, job = harness.mpirun(self.job, workers=2)
+        common = [*start[:1], *start[3:]]
+        return harness.run([*common, "-n", "1", worker, job, ":", "-n", "1", *second], self.folder)
+
+    def test_job(self):
+        result = self.start(harness.WORKER, self.job, "schedule.base_lr=0.1")
+        self.assertEqual(result.code, 78, result.text)
+        self.assert_says(result, "rank 1 does not hold the same job as rank 0")
+        self.assertFalse(self.directory.exists())
+
+    def test_program(self):
+        other = self.folder / "other-worker"
+        other.write_bytes(pathlib.Path(harness.WORKER).read_bytes() + b"x")
+        other.chmod(0o755)
+        result = self.start(other, self.job)
+        self.assertEqual(result.code, 78, result.text)
+        self.assert_says(result, "rank 1 does not hold the same program as rank 0")
+
+    def test_data(self):
+        """The same job file in folders that hold different data, as on nodes with disks of their own."""
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        self.write_data(harness.clusters(2000, features=12, seed=9), "elsewhere/data.safetensors")
+        inner = f'mount --bind {elsewhere}/data.safetensors {self.folder}/data.safetensors && exec "$@"'
+        apart = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inner, "sh"]
+        trial = subprocess.run([*apart, "true"], capture_output=True, text=True)
+        if trial.returncode != 0:
+            self.skipTest(f"no mount namespace here: {trial.stderr.strip()}")
+        result = self.start(*apart, harness.WORKER, self.job)
+        self.assertEqual(result.code, 78, result.text)
+        self.assert_says(result, "rank 1 does not hold the same data as rank 0")
 
 
 class SmallSharedMemory(Fault):
