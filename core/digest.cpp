@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/digest.h"
 
-#define XXH_INLINE_ALL
+#if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
+// The library picks AVX2 or AVX-512 where the processor has them: twice as fast as what every x86 can do.
+#define XXH_STATIC_LINKING_ONLY
+#include <xxh_x86dispatch.h>
+#else
+#define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
+#endif
 
 #include <cstdio>
 

@@ -27,6 +27,7 @@ inline constexpr char kBest[] = "best";
 
 // A checkpoint.
 inline constexpr char kModel[] = "model.safetensors";
+inline constexpr char kModelIndex[] = "model.safetensors.index.json";  // in a folder of shards from elsewhere
 inline constexpr char kState[] = "state.json";
 inline constexpr char kLineage[] = "lineage.json";
 inline constexpr char kModelCard[] = "model.json";

@@ -34,20 +34,29 @@ struct DTypeRow {
   int64_t bytes;
 };
 
-// In the order of the Python package's own list, which decides the order of tensors in a file.
-constexpr std::array<DTypeRow, 10> kDTypes{{{DType::kBool, "BOOL", 1},
+// In the order of DType, which decides the order of tensors in a file.
+constexpr std::array<DTypeRow, 19> kDTypes{{{DType::kBool, "BOOL", 1},
                                             {DType::kU8, "U8", 1},
                                             {DType::kI8, "I8", 1},
+                                            {DType::kF8E5M2, "F8_E5M2", 1},
+                                            {DType::kF8E4M3, "F8_E4M3", 1},
+                                            {DType::kF8E8M0, "F8_E8M0", 1},
+                                            {DType::kF8E4M3FNUZ, "F8_E4M3FNUZ", 1},
+                                            {DType::kF8E5M2FNUZ, "F8_E5M2FNUZ", 1},
                                             {DType::kI16, "I16", 2},
+                                            {DType::kU16, "U16", 2},
                                             {DType::kF16, "F16", 2},
                                             {DType::kBF16, "BF16", 2},
                                             {DType::kI32, "I32", 4},
+                                            {DType::kU32, "U32", 4},
                                             {DType::kF32, "F32", 4},
+                                            {DType::kC64, "C64", 8},
                                             {DType::kF64, "F64", 8},
-                                            {DType::kI64, "I64", 8}}};
+                                            {DType::kI64, "I64", 8},
+                                            {DType::kU64, "U64", 8}}};
 
-size_t rank_of(DType dtype) {
-  return static_cast<size_t>(std::ranges::find(kDTypes, dtype, &DTypeRow::dtype) - kDTypes.begin());
+const DTypeRow& row_of(DType dtype) {
+  return kDTypes[static_cast<size_t>(dtype)];
 }
 
 // Elements times bytes of a shape; none where that does not fit.
@@ -231,11 +240,11 @@ std::string header_of(const std::vector<TensorView>& tensors, const Metadata& me
 }  // namespace
 
 int64_t size_of(DType dtype) {
-  return kDTypes[rank_of(dtype)].bytes;
+  return row_of(dtype).bytes;
 }
 
 std::string_view name_of(DType dtype) {
-  return kDTypes[rank_of(dtype)].name;
+  return row_of(dtype).name;
 }
 
 int64_t TensorInfo::elements() const {
@@ -278,7 +287,7 @@ std::string write(FileSystem& files, const std::filesystem::path& path, std::vec
   const std::string where = path.string();
   check_views(tensors, where);
   std::ranges::sort(tensors, [](const TensorView& a, const TensorView& b) {
-    return a.dtype != b.dtype ? rank_of(a.dtype) > rank_of(b.dtype) : a.name < b.name;
+    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
   });
   const std::string header = header_of(tensors, metadata, where);
   const uint64_t length = header.size();

@@ -19,7 +19,28 @@
 
 namespace rekindle::safetensors {
 
-enum class DType { kBool, kU8, kI8, kI16, kI32, kI64, kF16, kBF16, kF32, kF64 };
+// Every type of the format that LibTorch has a counterpart for, in the order of the Python package's list.
+enum class DType {
+  kBool,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kF8E8M0,
+  kF8E4M3FNUZ,
+  kF8E5M2FNUZ,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kC64,
+  kF64,
+  kI64,
+  kU64
+};
 
 int64_t size_of(DType dtype);           // bytes of one element
 std::string_view name_of(DType dtype);  // "F32"
@@ -47,6 +68,9 @@ class Reader {
   const Metadata& metadata() const { return metadata_; }
   uint64_t file_bytes() const { return file_->size(); }
   uint64_t header_bytes() const { return header_bytes_; }  // where the tensors' bytes begin
+
+  // Reads bytes as they stand in the file, from its beginning.
+  void read_raw(uint64_t offset, std::span<std::byte> into) const { file_->read_at(offset, into); }
 
   // Reads `into.size()` bytes of a tensor, from `offset` within it.
   void read(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> into) const;

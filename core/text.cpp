@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/text.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <chrono>
 #include <ctime>
@@ -43,6 +45,10 @@ std::string enumerate(std::span<const std::string> words) {
     text += words[i];
   }
   return text;
+}
+
+bool matches_glob(std::string_view pattern, std::string_view text) {
+  return fnmatch(std::string(pattern).c_str(), std::string(text).c_str(), 0) == 0;
 }
 
 std::string utc_stamp(double unix_seconds) {

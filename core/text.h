@@ -15,6 +15,9 @@ std::string nearest(std::string_view word, std::span<const std::string> candidat
 // "a, b and c"
 std::string enumerate(std::span<const std::string> words);
 
+// Whether all of `text` matches `pattern`: * stands for any letters, ? for one.
+bool matches_glob(std::string_view pattern, std::string_view text);
+
 // UTC, "2026-11-20T02-00-00Z": no colon, so that it can be a folder's name anywhere.
 std::string utc_stamp(double unix_seconds);
 

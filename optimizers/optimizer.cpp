@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "core/error.h"
-#include "optimizers/glob.h"
+#include "core/text.h"
 
 namespace rekindle {
 namespace {

@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "optimizers/glob.h"
+#include "core/text.h"
 
 namespace rekindle {
 namespace {

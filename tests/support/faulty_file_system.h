@@ -25,9 +25,10 @@ class FaultyFileSystem final : public FileSystem {
     kOldest,  // only the oldest of them: a disk may reorder what no sync keeps in order
   };
 
-  int fail_at = std::numeric_limits<int>::max();  // the call that fails, from 1
-  bool stays_down = false;                        // and all after it
-  bool flips_bytes = false;                       // the first byte of whatever is appended is written wrong
+  int fail_at = std::numeric_limits<int>::max();                 // the call that fails, from 1
+  bool stays_down = false;                                       // and all after it
+  uint64_t reads_end_at = std::numeric_limits<uint64_t>::max();  // of a file: further reads fail
+  bool flips_bytes = false;  // the first byte of whatever is appended is written wrong
 
   int calls() const { return static_cast<int>(log_.size()); }
   const std::vector<std::string>& log() const { return log_; }  // "sync", "rename", ...
@@ -60,7 +61,7 @@ class FaultyFileSystem final : public FileSystem {
   }
   std::unique_ptr<ReadableFile> open(const Path& path) override {
     call("open", path);
-    return real_.open(path);
+    return std::make_unique<Reading>(real_.open(path), path, reads_end_at);
   }
   bool exists(const Path& path) override {
     call("exists", path);
@@ -156,6 +157,23 @@ class FaultyFileSystem final : public FileSystem {
     FaultyFileSystem& files_;
     Path path_;
     std::unique_ptr<WritableFile> real_;
+  };
+
+  class Reading final : public ReadableFile {
+   public:
+    Reading(std::unique_ptr<ReadableFile> real, Path path, uint64_t end)
+        : real_(std::move(real)), path_(std::move(path)), end_(end) {}
+    uint64_t size() const override { return real_->size(); }
+    void drop_cache() const override { real_->drop_cache(); }
+    void read_at(uint64_t offset, std::span<std::byte> into) const override {
+      if (offset + into.size() > end_) throw system_error("cannot read", EIO, path_.string());
+      real_->read_at(offset, into);
+    }
+
+   private:
+    std::unique_ptr<ReadableFile> real_;
+    Path path_;
+    uint64_t end_;
   };
 
   void call(const char* name, const Path& path) {
