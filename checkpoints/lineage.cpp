@@ -6,6 +6,19 @@
 #include "checkpoints/fields.h"
 
 namespace rekindle {
+namespace {
+
+Origin origin_from(const nlohmann::json& json, const std::string& where) {
+  const Fields fields(json, where);
+  Origin origin;
+  origin.base_model = fields.text("base_model");
+  const nlohmann::json& files = fields.object("files");
+  for (const auto& [name, digest] : files.items())
+    origin.files[name] = Fields(files, where).digest(name.c_str());
+  return origin;
+}
+
+}  // namespace
 
 nlohmann::json to_json(const Lineage& lineage) {
   nlohmann::json increments = nlohmann::json::array();
@@ -14,6 +27,7 @@ nlohmann::json to_json(const Lineage& lineage) {
         {{"digest", increment.digest}, {"samples", increment.samples}, {"seen", increment.seen}});
   }
   return {{"parent", lineage.parent},
+          {"origin", {{"base_model", lineage.origin.base_model}, {"files", lineage.origin.files}}},
           {"job", lineage.job},
           {"increments", increments},
           {"validation", lineage.validation},
@@ -27,6 +41,7 @@ Lineage lineage_from_json(const nlohmann::json& json, const std::string& where) 
   const Fields fields(json, where);
   Lineage lineage;
   lineage.parent = fields.digest_or_empty("parent");
+  if (json.contains("origin")) lineage.origin = origin_from(fields.object("origin"), where);
   lineage.job = fields.digest("job");
   for (const Fields& increment : fields.objects("increments")) {
     lineage.increments.push_back(

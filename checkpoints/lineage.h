@@ -4,6 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,10 +19,19 @@ struct IncrementRecord {
   bool operator==(const IncrementRecord&) const = default;
 };
 
+// Weights that nobody here trained: what is known of them.
+struct Origin {
+  std::string base_model;                    // as the model card says (Hugging Face); empty where it does not
+  std::map<std::string, std::string> files;  // digests by name
+
+  bool operator==(const Origin&) const = default;
+};
+
 // lineage.json: where a checkpoint comes from. It names parents, data and job by digest, never by path or
 // time.
 struct Lineage {
   std::string parent;                       // digest of the checkpoint it started from; empty: from nothing
+  Origin origin;                            // of the line's first ancestor, where that came from elsewhere
   std::string job;                          // job digest
   std::vector<IncrementRecord> increments;  // in order of arrival
 

@@ -54,8 +54,8 @@ Path CheckpointStore::prepare(int64_t step, const std::string& attempt) {
   return path;
 }
 
-Published CheckpointStore::publish(int64_t step, const std::string& attempt,
-                                   std::vector<FileRecord> records) {
+Published CheckpointStore::publish(int64_t step, const std::string& attempt, std::vector<FileRecord> records,
+                                   bool best) {
   const Path from = temporary(step, attempt), to = directory_ / names::step(step);
   Published published{to, "", 0, ""};
   try {
@@ -72,6 +72,7 @@ Published CheckpointStore::publish(int64_t step, const std::string& attempt,
   }
   files_.sync_directory(directory_);
   replace_link(files_, directory_ / names::kLatest, names::step(step));
+  if (best) replace_link(files_, directory_ / names::kBest, names::step(step));
   try {
     prune(step, attempt);
   } catch (const Error& error) {
@@ -158,6 +159,13 @@ std::set<int64_t> CheckpointStore::kept(int64_t newest) {
   std::erase_if(steps, [&](int64_t step) { return step > newest; });
   const auto count = std::min(steps.size(), static_cast<size_t>(std::max(2, options_.keep)));
   keep.insert(steps.end() - static_cast<std::ptrdiff_t>(count), steps.end());
+  // Told from what stands there, so that it needs no memory: the one that was kept for a stretch begins the
+  // count.
+  for (int64_t stretch = 0; const int64_t step : steps) {
+    if (options_.keep_steps == 0 || step / options_.keep_steps <= stretch) continue;
+    stretch = step / options_.keep_steps;
+    keep.insert(step);
+  }
   return keep;
 }
 

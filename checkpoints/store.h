@@ -38,10 +38,11 @@ class CheckpointStore {
 
   // Seals the temporary directory and gives it its final name, in this order: manifest, synced; directory
   // synced; read back from the disk (options.verify); a step-N that stands already is put aside; rename;
-  // parent synced; `latest` moved; older generations pruned. On an error before the rename the temporary
-  // directory is gone, after it the checkpoint stands; nothing is tried twice, because a disk that failed
-  // once may claim success the second time.
-  Published publish(int64_t step, const std::string& attempt, std::vector<FileRecord> records);
+  // parent synced; `latest` moved, and `best` where it is the best so far; older generations pruned. On an
+  // error before the rename the temporary directory is gone, after it the checkpoint stands; nothing is tried
+  // twice, because a disk that failed once may claim success the second time.
+  Published publish(int64_t step, const std::string& attempt, std::vector<FileRecord> records,
+                    bool best = false);
 
   // Gives a save up. Never throws: what cannot be removed is swept by a later attempt.
   void discard(int64_t step, const std::string& attempt) noexcept;

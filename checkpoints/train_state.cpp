@@ -15,13 +15,15 @@ nlohmann::json to_json(const TrainState& state) {
   for (const WorldSpan& span : state.worlds) {
     worlds.push_back({{"from_step", span.from_step}, {"world", span.world}});
   }
-  return {{"samples", state.progress.samples},
-          {"step", state.progress.step},
-          {"seconds", state.progress.seconds},
-          {"seed", state.seed},
-          {"optimizer_steps", state.optimizer_steps},
-          {"worlds", worlds},
-          {"job", state.job_digest}};
+  nlohmann::json json{{"samples", state.progress.samples},
+                      {"step", state.progress.step},
+                      {"seconds", state.progress.seconds},
+                      {"seed", state.seed},
+                      {"optimizer_steps", state.optimizer_steps},
+                      {"worlds", worlds},
+                      {"job", state.job_digest}};
+  if (state.best) json["best"] = {{"score", state.best->score}, {"step", state.best->step}};
+  return json;
 }
 
 TrainState train_state_from_json(const nlohmann::json& json, const std::string& where) {
@@ -38,6 +40,10 @@ TrainState train_state_from_json(const nlohmann::json& json, const std::string& 
     state.worlds.push_back({span.count("from_step"), static_cast<int>(world)});
   }
   state.job_digest = fields.digest("job");
+  if (json.contains("best")) {
+    const Fields best(fields.object("best"), where);
+    state.best = Best{best.number("score"), best.count("step")};
+  }
   return state;
 }
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,14 @@ struct WorldSpan {
   bool operator==(const WorldSpan&) const = default;
 };
 
+// The evaluation on validation data that was the best so far.
+struct Best {
+  double score = 0;  // accuracy, or minus the loss: more is better
+  int64_t step = 0;
+
+  bool operator==(const Best&) const = default;
+};
+
 // state.json: everything that a run needs to go on, besides weights and moments. There is no generator's
 // state in it: the sample order and all randomness are functions of the seed and of the progress.
 struct TrainState {
@@ -27,6 +36,7 @@ struct TrainState {
   int64_t optimizer_steps = 0;    // updates made: fewer than progress.step where steps were skipped
   std::vector<WorldSpan> worlds;  // in order; the first begins at step 0
   std::string job_digest;
+  std::optional<Best> best;  // none before the first evaluation
 
   bool operator==(const TrainState&) const = default;
 };

@@ -244,25 +244,42 @@ void add_warm_start(Table& table) {
   const auto strategy = choice<Strategy>({{"cold", Strategy::kCold}, {"warm", Strategy::kWarm}},
                                          {"shrink-perturb", "fire", "dash", "reset-layers", "race"});
   start.key("from", path_or("promoted"), &WarmStartOptions::from,
-            "the parent: the line's `promoted`, or a run, a checkpoint or a safetensors file; empty: none");
+            "the parent: the line's `promoted`, or a run, a checkpoint, a safetensors file or a folder of "
+            "such; empty: none");
   start.key("strategy", strategy, &WarmStartOptions::strategy,
             "`warm` starts from the parent's weights; `cold` only compares with the parent");
   start.key("min_loaded", number(from_to(0, 1)), &WarmStartOptions::min_loaded,
             "share of the parameters that must come from the parent");
+  const auto globs = list_of(text("a glob"), "a list of globs");
   start.later<double>("shrink_factor", number(), 1, "the parent's weights are multiplied by this");
   start.later<double>("noise_factor", number(), 0, "this much of a fresh initialisation is added");
-  start.later<size_t>("include", list("a list of globs"), 0, "parameters that are loaded");
-  start.later<size_t>("exclude", list("a list of globs"), 0, "parameters that start fresh");
-  start.later<size_t>("rename", list("a list of pairs of texts"), 0, "patterns that map the parent's names");
-  start.later<std::string>("read", choice({"rank0"}, {"each-node"}), "rank0", "who reads the parent");
+  Kind<std::string> any_text = text("a text");
+  any_text.read = [](const Item& item) -> std::optional<std::string> {  // one that may be empty
+    const auto* value = item.node.as_string();
+    return value == nullptr ? item.wrong("a text") : std::optional(value->get());
+  };
+  start.key(
+      "rename", list_of(pair_of(any_text, "a pair of texts"), "a list of pairs of texts"),
+      &WarmStartOptions::rename,
+      "rules that rewrite the parent's names, each in turn: a regular expression, and what replaces it");
+  start.key("include", globs, &WarmStartOptions::include,
+            "globs over the model's names: only these are loaded; "
+            "`[]`: all");
+  start.key("exclude", globs, &WarmStartOptions::exclude, "globs over the model's names: these start fresh");
+  start.key(
+      "read",
+      choice<WeightReader>({{"rank0", WeightReader::kRankZero}, {"each-node", WeightReader::kEachNode}}),
+      &WarmStartOptions::read,
+      "who reads the parent: rank 0, which sends it, or every node, where all have it on a fast disk");
 
   auto load = table.section("warm_start.load", &Job::warm_start);
-  load.later<std::string>("weights", choice({"load"}, {"reset"}), "load", "the model's weights");
-  load.later<std::string>("batch_norm", choice({"load"}, {"reset"}), "load",
-                          "running statistics of batch-norm");
+  const auto carry = choice<Carry>({{"load", Carry::kLoad}, {"reset", Carry::kReset}});
+  load.key("weights", carry, &WarmStartOptions::weights, "the model's weights");
+  load.key("batch_norm", carry, &WarmStartOptions::batch_norm, "running statistics of batch-norm")
+      .default_is("as `weights`");
+  load.key("optimizer", choice<Carry>({{"reset", Carry::kReset}, {"load", Carry::kLoad}}, {"rescale"}),
+           &WarmStartOptions::optimizer, "moments of the optimizer, and its count of steps");
   load.later<std::string>("ema", choice({"reset"}, {"load"}), "reset", "averaged weights");
-  load.later<std::string>("optimizer", choice({"reset"}, {"load", "rescale"}), "reset",
-                          "moments of the optimizer");
   load.later<std::string>("schedule", choice({"reset"}, {"continue", "re-warm"}), "reset",
                           "place in the schedule");
 }
@@ -289,10 +306,24 @@ void add_checkpoint(Table& table) {
   checkpoint.key("keep", integer<int>(2), &CheckpointOptions::keep, "checkpoints that stay")
       .may_change_on_resume();
   checkpoint
+      .key("keep_every", length(), &CheckpointOptions::keep_every,
+           "of each stretch this long the first checkpoint stays for good; `\"0sp\"`: none")
+      .may_change_on_resume();
+  checkpoint
+      .key(
+          "background", boolean(), &CheckpointOptions::background,
+          "it is written from a copy in memory while the training goes on; false: the training waits, and no "
+          "memory is taken for a copy")
+      .may_change_on_resume();
+  checkpoint
       .key("verify", boolean(), &CheckpointOptions::verify,
            "each is read back from the disk before it counts")
       .may_change_on_resume();
-  checkpoint.later<bool>("gather", boolean(), false, "for ranks that share no file system");
+  checkpoint
+      .key("gather", boolean(), &CheckpointOptions::gather,
+           "for workers that share no file system: rank 0 writes everything, and reads it when the run is "
+           "resumed")
+      .may_change_on_resume();
 }
 
 void add_verdict(Table& table) {

@@ -124,8 +124,29 @@ void any_world(const Case& it) {
 }
 
 void warm_start(const Case& it) {
-  if (it.job.warm_start.from != names::kPromoted || it.job.run.directory.empty()) return;
-  it.add("warm_start.from", "is \"promoted\" but run.directory is in no line, expected a path, or run.line");
+  WarmStartOptions& options = it.job.warm_start;
+  if (options.from == names::kPromoted && !it.job.run.directory.empty()) {
+    it.add("warm_start.from",
+           "is \"promoted\" but run.directory is in no line, expected a path, or run.line");
+  }
+  // What was measured on weights means nothing without them.
+  if (options.weights == Carry::kLoad) return;
+  if (!it.has("warm_start.load.batch_norm")) options.batch_norm = Carry::kReset;
+  if (options.batch_norm == Carry::kLoad) {
+    it.add("warm_start.load.batch_norm",
+           "is \"load\" without the weights that the statistics are of, expected \"reset\"");
+  }
+  if (options.optimizer == Carry::kLoad) {
+    it.add("warm_start.load.optimizer",
+           "is \"load\" without the weights that the moments are of, expected \"reset\"");
+  }
+}
+
+void checkpoint(const Case& it) {
+  const Length& length = it.job.checkpoint.keep_every;
+  if (!length.is_time()) return;
+  it.add("checkpoint.keep_every",
+         "is " + quote(to_string(length)) + ", expected samples, steps, epochs or a share of the run");
 }
 
 void split(const Case& it) {
@@ -146,6 +167,7 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   schedule(it);
   any_world(it);
   warm_start(it);
+  checkpoint(it);
   split(it);
 }
 

@@ -1,80 +1,92 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "warmstart/load_weights.h"
 
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <set>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <optional>
 
+#include "checkpoints/weight_files.h"
 #include "core/error.h"
-#include "core/safetensors.h"
 #include "core/text.h"
+#include "warmstart/weight_stream.h"
 
 namespace rekindle {
 namespace {
 
-using safetensors::Reader;
 using safetensors::TensorInfo;
 
-constexpr uint64_t kChunk = 4 << 20;
+// The model's tensors in one list, with what match() asks about them.
+struct Targets {
+  std::vector<Target> targets;
+  std::vector<at::Tensor> tensors;
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
+  explicit Targets(const NamedState& state) {
+    add(state.parameters, Target::Part::kParameter);
+    add(state.frozen, Target::Part::kFrozen);
+    add(state.buffers, Target::Part::kBuffer);
+  }
+
+ private:
+  void add(const NamedState::Tensors& part, Target::Part which) {
+    for (const auto& [name, tensor] : part) {
+      targets.push_back({name, tensor.sizes().vec(), dtype_of(tensor), which});
+      tensors.push_back(tensor.detach());
+    }
+  }
+};
+
+std::vector<const TensorInfo*> infos_of(const WeightFiles& weights) {
+  std::vector<const TensorInfo*> infos;
+  for (const WeightFiles::Tensor& tensor : weights.tensors()) infos.push_back(tensor.info);
+  return infos;
 }
 
-void check_matches(const std::filesystem::path& file, const TensorInfo& info, const at::Tensor& tensor) {
-  if (info.shape != tensor.sizes().vec()) {
-    throw bad_input("tensor '" + info.name + "' is " + shape_text(info.shape) + " in the file and " +
-                        shape_text(tensor.sizes().vec()) + " in the model",
-                    file.string(),
-                    "the model must be of the same size; a head that grows is not in this version");
-  }
-  if (info.dtype != dtype_of(tensor)) {
-    throw bad_input("tensor '" + info.name + "' is " + std::string(name_of(info.dtype)) +
-                        " in the file and " + std::string(name_of(dtype_of(tensor))) + " in the model",
-                    file.string(), "conversion between types is not in this version");
-  }
+// Of the rows of a head that grew, those that the parent had.
+int64_t carried(const Match& match, const Target& target, int64_t elements) {
+  if (match.rows.empty()) return elements;
+  const auto old = std::ranges::count_if(match.rows, [](int64_t row) { return row >= 0; });
+  return elements / target.shape[0] * old;
 }
 
-void read_into(const Reader& reader, const TensorInfo& info, at::Tensor tensor) {
-  at::Tensor here = tensor.to(at::kCPU);  // itself, unless it lies on a GPU
-  const std::span<std::byte> into = bytes_of(here);
-  for (uint64_t at = 0; at < into.size(); at += kChunk) {
-    reader.read(info, at, into.subspan(at, std::min<uint64_t>(kChunk, into.size() - at)));
-  }
-  if (!tensor.is_cpu()) tensor.copy_(here);
-}
-
-// Sorts the tensors into loaded, fresh and unused, and checks each match.
-LoadReport match(const Reader& reader, const std::filesystem::path& file, const NamedState& state) {
+LoadReport report_on(const Matching& matching, const WeightFiles& weights, const Targets& model) {
   LoadReport report;
-  std::set<std::string> known;
-  const auto sort = [&](const std::string& name, const at::Tensor& tensor, bool parameter) {
-    known.insert(name);
-    const TensorInfo* info = reader.find(name);
-    (info ? report.loaded : report.fresh).push_back(name);
-    if (parameter) report.elements += tensor.numel();
-    if (info == nullptr) return;
-    check_matches(file, *info, tensor);
-    report.bytes += info->bytes();
-    if (parameter) report.loaded_elements += tensor.numel();
-  };
-  for (const auto& [name, tensor] : state.parameters) sort(name, tensor, true);
-  for (const auto& [name, tensor] : state.frozen) sort(name, tensor, true);
-  for (const auto& [name, tensor] : state.buffers) sort(name, tensor, false);
-  for (const TensorInfo& info : reader.tensors()) {
-    report.file_elements += info.elements();
-    if (known.contains(info.name)) continue;
-    report.unused.push_back(info.name);
-    report.unused_elements += info.elements();
+  const auto is_weight = [&](size_t target) { return model.targets[target].part != Target::Part::kBuffer; };
+  for (size_t i = 0; i < model.targets.size(); ++i)
+    if (is_weight(i)) report.elements += model.tensors[i].numel();
+  for (const Match& match : matching.matches) {
+    const Target& target = model.targets[match.target];
+    const TensorInfo& source = *weights.tensors()[match.source].info;
+    const int64_t elements =
+        is_weight(match.target) ? carried(match, target, model.tensors[match.target].numel()) : 0;
+    report.loaded.push_back(target.name);
+    report.bytes += source.bytes();
+    report.loaded_elements += elements;
+    if (match.renamed) report.renamed.push_back({source.name, target.name});
+    if (match.renamed) report.renamed_elements += elements;
+    if (!match.rows.empty()) report.resized.push_back(target.name);
+    if (!match.rows.empty()) report.resized_elements += elements;
+    if (match.converted) report.converted.push_back(target.name);
+  }
+  for (const size_t target : matching.fresh) report.fresh.push_back(model.targets[target].name);
+  for (const WeightFiles::Tensor& tensor : weights.tensors()) report.file_elements += tensor.info->elements();
+  for (const size_t source : matching.unused) {
+    report.unused.push_back(weights.tensors()[source].info->name);
+    report.unused_elements += weights.tensors()[source].info->elements();
   }
   return report;
 }
 
-void check_floor(const LoadReport& report, const std::filesystem::path& file, double min_loaded) {
-  if (report.loaded_share() >= min_loaded) return;
+void check_floor(const LoadReport& report, const std::filesystem::path& file,
+                 const WarmStartOptions& options) {
+  const double min_loaded = options.min_loaded;
+  if (options.weights == Carry::kReset || report.loaded_share() >= min_loaded) return;
   char floor[32];
   std::snprintf(floor, sizeof floor, "%g", min_loaded);
   throw bad_input(
@@ -82,12 +94,207 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file, do
       "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors");
 }
 
-void read_all(const Reader& reader, const NamedState& state) {
-  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
-    for (const auto& [name, tensor] : *part) {
-      if (const TensorInfo* info = reader.find(name)) read_into(reader, *info, tensor.detach());
+// A part of a tensor of the model that comes, whole, from one piece of the file.
+struct Stretch {
+  int64_t target;
+  int64_t begin, end;  // elements
+};
+
+at::Tensor part_of(const at::Tensor& tensor, const Stretch& stretch) {
+  return tensor.view({-1}).narrow(0, stretch.begin, stretch.end - stretch.begin);
+}
+
+at::Tensor view(std::span<const std::byte> bytes, at::IntArrayRef shape, safetensors::DType dtype) {
+  return at::from_blob(const_cast<std::byte*>(bytes.data()), shape, type_of(dtype));
+}
+
+// What a rank reads of the weights.
+enum class Reads {
+  kAll,        // and takes the digest
+  kNotShared,  // what is not in memory that another rank fills
+};
+
+// The weights being read on this rank, and put where they belong.
+class Reading {
+ public:
+  Reading(const WeightFiles& weights, const Matching& matching, const Targets& model, Reads reads)
+      : weights_(weights), matching_(matching), model_(model), reads_(reads) {
+    match_of_.assign(weights.tensors().size(), nullptr);
+    for (const Match& match : matching_.matches) match_of_[match.source] = &match;
+    stream_ = std::make_unique<WeightStream>(weights, [&](size_t tensor) { return place_of(tensor); });
+    for (const WeightStream::Piece& piece : stream_->pieces()) {
+      if (const auto stretch = stretch_of(piece)) stretches_.push_back(*stretch);
     }
   }
+
+  const std::vector<Stretch>& stretches() const { return stretches_; }
+
+  // Puts one more stretch in its place. After the last one, reads what is left.
+  void next() {
+    WeightStream::Piece piece;
+    while (stream_->next(piece)) {
+      if (match_of_[piece.tensor] != nullptr && put(piece)) return;
+    }
+  }
+
+  std::string digest() const { return digest_of_weights(weights_, stream_->digests()); }
+
+ private:
+  using Use = WeightStream::Use;
+
+  WeightStream::Place place_of(size_t tensor) const {
+    const Match* match = match_of_[tensor];
+    if (match == nullptr) return {reads_ == Reads::kAll ? Use::kBuffer : Use::kSkip};
+    const at::Tensor& target = model_.tensors[match->target];
+    const bool parameter = model_.targets[match->target].part == Target::Part::kParameter;
+    if (parameter && reads_ == Reads::kNotShared) return {Use::kSkip};
+    if (match->converted || !match->rows.empty() || !target.is_cpu()) return {Use::kBuffer};
+    return {Use::kInPlace, static_cast<std::byte*>(target.mutable_data_ptr())};
+  }
+
+  // What of the model is complete with this piece. A head is put in its place when all of it is there.
+  std::optional<Stretch> stretch_of(const WeightStream::Piece& piece) const {
+    const Match* match = match_of_[piece.tensor];
+    if (match == nullptr) return std::nullopt;
+    const auto target = static_cast<int64_t>(match->target);
+    if (!match->rows.empty()) {
+      if (!piece.last) return std::nullopt;
+      return Stretch{target, 0, model_.tensors[match->target].numel()};
+    }
+    const auto bytes = safetensors::size_of(weights_.tensors()[piece.tensor].info->dtype);
+    const int64_t begin = static_cast<int64_t>(piece.offset) / bytes;
+    return Stretch{target, begin, begin + static_cast<int64_t>(piece.bytes.size()) / bytes};
+  }
+
+  bool put(const WeightStream::Piece& piece) {
+    const Match& match = *match_of_[piece.tensor];
+    const std::optional<Stretch> stretch = stretch_of(piece);
+    if (!match.rows.empty()) {
+      head_.insert(head_.end(), piece.bytes.begin(), piece.bytes.end());
+      if (stretch) put_head(match);
+    } else if (place_of(piece.tensor).use == Use::kBuffer) {
+      const at::Tensor here = part_of(model_.tensors[match.target], *stretch);
+      here.copy_(view(piece.bytes, here.sizes(), weights_.tensors()[piece.tensor].info->dtype));
+    }
+    return stretch.has_value();
+  }
+
+  void put_head(const Match& match) {
+    const TensorInfo& info = *weights_.tensors()[match.source].info;
+    const at::Tensor source = view(head_, info.shape, info.dtype);
+    for (size_t row = 0; row < match.rows.size(); ++row) {
+      if (match.rows[row] < 0) continue;
+      model_.tensors[match.target]
+          .select(0, static_cast<int64_t>(row))
+          .copy_(source.select(0, match.rows[row]));
+    }
+    head_.clear();
+  }
+
+  const WeightFiles& weights_;
+  const Matching& matching_;
+  const Targets& model_;
+  const Reads reads_;
+  std::vector<const Match*> match_of_;  // by source; null: unused
+  std::vector<Stretch> stretches_;
+  std::vector<std::byte> head_;  // of the file, as far as it was read
+  std::unique_ptr<WeightStream> stream_;
+};
+
+void check_digest(const Reading& reading, const WeightSource& source) {
+  if (source.digest.empty() || reading.digest() == source.digest) return;
+  throw bad_input("the weights are damaged: they do not have the digest that is known of them",
+                  source.path.string(), "take another checkpoint; this one cannot be trusted");
+}
+
+// What one rank knows of the source before it reads its tensors.
+struct Source {
+  WeightFiles weights;
+  Matching matching;
+  LoadReport report;
+
+  Source(FileSystem& files, const std::filesystem::path& path, const Targets& model,
+         const WarmStartOptions& options, const HeadClasses& classes)
+      : weights(files, path),
+        matching(match(infos_of(weights), model.targets, options, classes, path.string())),
+        report(report_on(matching, weights, model)) {}
+};
+
+// What the source lacks is fresh, and the same on all ranks: rank 0's.
+void send_fresh(Communicator& communicator, const Targets& model, std::span<const Stretch> loaded) {
+  std::vector<bool> is_loaded(model.tensors.size());
+  for (const Stretch& stretch : loaded) is_loaded[stretch.target] = true;
+  for (size_t i = 0; i < model.tensors.size(); ++i) {
+    if (!is_loaded[i] && model.tensors[i].numel() > 0)
+      communicator.broadcast(model.tensors[i], 0, "broadcast of what is fresh");
+  }
+}
+
+// Rank 0 reads; the others learn what comes and in which order, and get it. Where a read fails, the rest of
+// what was announced is sent all the same, and then all ranks throw.
+void read_and_send(Communicator& communicator, const WeightSource& from, const Source* source,
+                   const Targets& model) {
+  std::unique_ptr<Reading> reading;
+  std::string order;
+  if (source != nullptr) {
+    reading = std::make_unique<Reading>(source->weights, source->matching, model, Reads::kAll);
+    const auto& list = reading->stretches();
+    order.assign(reinterpret_cast<const char*>(list.data()), list.size() * sizeof(Stretch));
+  }
+  broadcast_text(communicator, order, 0, "order of the weights");
+  std::vector<Stretch> stretches(order.size() / sizeof(Stretch));
+  std::memcpy(stretches.data(), order.data(), order.size());
+  std::exception_ptr failure;
+  const auto read_on = [&] {
+    try {
+      if (reading && !failure) reading->next();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  };
+  for (const Stretch& stretch : stretches) {
+    read_on();
+    if (stretch.begin == stretch.end) continue;
+    communicator.broadcast(part_of(model.tensors[stretch.target], stretch), 0, "broadcast of the weights");
+  }
+  read_on();
+  send_fresh(communicator, model, stretches);
+  together(
+      communicator, "reading the weights",
+      [&] {
+        if (failure) std::rethrow_exception(failure);
+        check_digest(*reading, from);
+      },
+      0);
+}
+
+void read_each(Communicator& communicator, const WeightSource& from, const Source& source,
+               const Targets& model) {
+  std::vector<Stretch> loaded;
+  for (const Match& match : source.matching.matches)
+    loaded.push_back({static_cast<int64_t>(match.target), 0, 0});
+  together(communicator, "reading the weights", [&] {
+    const Reads reads = communicator.fills_shared() ? Reads::kAll : Reads::kNotShared;
+    Reading reading(source.weights, source.matching, model, reads);
+    for (size_t i = 0; i <= reading.stretches().size(); ++i) reading.next();
+    if (reads == Reads::kAll) check_digest(reading, from);
+  });
+  send_fresh(communicator, model, loaded);
+}
+
+// Of parameters there may be one physical copy for several ranks, whose bytes need no second look.
+void check_copies(Communicator& communicator, const NamedState& state) {
+  const char* const hint = "the broadcast lost something; start again";
+  const at::Tensor copies = at::zeros({1}, at::kLong);
+  copies.fill_(static_cast<int64_t>(communicator.fills_shared()));
+  communicator.all_reduce(copies, Communicator::Op::kSum, "copies of the weights");
+  NamedState mine{{}, state.frozen, state.buffers};
+  std::string digest = digest_of(mine);
+  if (copies.item<int64_t>() > 1) {
+    // A rank without a copy of its own speaks for the one that it uses.
+    digest = digest_of(state);
+  }
+  check_same(communicator, digest, "weights", hint);
 }
 
 std::string list(const char* what, const std::vector<std::string>& names) {
@@ -102,35 +309,50 @@ std::string list(const char* what, const std::vector<std::string>& names) {
 std::string LoadReport::text() const {
   char share[64];
   std::snprintf(share, sizeof share, "%.1f %% of the parameters loaded", 100 * loaded_share());
-  return std::to_string(loaded.size()) + " tensors, " + share + list("fresh", fresh) + list("unused", unused);
+  std::vector<std::string> rules;
+  for (const auto& [from, to] : renamed) rules.push_back(from + " as " + to);
+  return std::to_string(loaded.size()) + " tensors, " + share + list("renamed", rules) +
+         list("resized", resized) + list("converted", converted) + list("fresh", fresh) +
+         list("unused", unused);
 }
 
-LoadReport load_weights(Communicator& communicator, FileSystem& files, const std::filesystem::path& file,
-                        const NamedState& state, at::Tensor flat, double min_loaded) {
+LoadReport load_weights(Communicator& communicator, FileSystem& files, const WeightSource& source,
+                        const NamedState& state, const WarmStartOptions& options,
+                        const HeadClasses& classes) {
   const auto start = std::chrono::steady_clock::now();
-  LoadReport report;
-  const auto read = [&] {
-    const Reader reader(files, file);
-    report = match(reader, file, state);
-    check_floor(report, file, min_loaded);
-    read_all(reader, state);
-  };
-  together(communicator, "reading the parent's weights", read, 0);
-  communicator.broadcast(flat, 0, "broadcast of the parent's weights");
-  for (const auto* part : {&state.frozen, &state.buffers}) {
-    for (const auto& [name, tensor] : *part) {
-      communicator.broadcast(tensor.detach(), 0, "broadcast of the parent's buffers");
-    }
-  }
-  check_same(communicator, digest_of(state), "weights", "the broadcast lost something; start again");
+  const Targets model(state);
+  const bool each = options.read == WeightReader::kEachNode;
+  std::unique_ptr<Source> known;  // on the ranks that read
+  together(
+      communicator, "looking at the weights",
+      [&] {
+        known = std::make_unique<Source>(files, source.path, model, options, classes);
+        check_floor(known->report, source.path, options);
+      },
+      each ? -1 : 0);
+  each ? read_each(communicator, source, *known, model)
+       : read_and_send(communicator, source, known.get(), model);
+  check_copies(communicator, state);
+  LoadReport report = known ? known->report : LoadReport{};
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 
-void read_weights(FileSystem& files, const std::filesystem::path& file, const NamedState& state) {
-  const Reader reader(files, file);
-  match(reader, file, state);
-  read_all(reader, state);
+LoadReport plan_load(FileSystem& files, const std::filesystem::path& source, const NamedState& state,
+                     const WarmStartOptions& options, const HeadClasses& classes) {
+  return Source(files, source, Targets(state), options, classes).report;
+}
+
+Carried carried_by_load(FileSystem& files, const std::filesystem::path& path, const NamedState& state,
+                        const WarmStartOptions& options, const HeadClasses& classes) {
+  const Targets model(state);
+  const Source source(files, path, model, options, classes);
+  Carried carried;
+  for (const Match& match : source.matching.matches) {
+    carried[model.targets[match.target].name] = {source.weights.tensors()[match.source].info->name,
+                                                 match.rows};
+  }
+  return carried;
 }
 
 }  // namespace rekindle

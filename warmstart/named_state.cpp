@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "warmstart/named_state.h"
 
+#include <algorithm>
+#include <array>
+
 #include "core/digest.h"
 #include "core/error.h"
 
@@ -8,6 +11,31 @@ namespace rekindle {
 namespace {
 
 using safetensors::DType;
+
+struct TypeRow {
+  at::ScalarType torch;
+  DType file;
+};
+
+constexpr std::array<TypeRow, 19> kTypes{{{at::kBool, DType::kBool},
+                                          {at::kByte, DType::kU8},
+                                          {at::kChar, DType::kI8},
+                                          {at::kFloat8_e5m2, DType::kF8E5M2},
+                                          {at::kFloat8_e4m3fn, DType::kF8E4M3},
+                                          {at::kFloat8_e8m0fnu, DType::kF8E8M0},
+                                          {at::kFloat8_e4m3fnuz, DType::kF8E4M3FNUZ},
+                                          {at::kFloat8_e5m2fnuz, DType::kF8E5M2FNUZ},
+                                          {at::kShort, DType::kI16},
+                                          {at::kUInt16, DType::kU16},
+                                          {at::kHalf, DType::kF16},
+                                          {at::kBFloat16, DType::kBF16},
+                                          {at::kInt, DType::kI32},
+                                          {at::kUInt32, DType::kU32},
+                                          {at::kFloat, DType::kF32},
+                                          {at::kComplexFloat, DType::kC64},
+                                          {at::kDouble, DType::kF64},
+                                          {at::kLong, DType::kI64},
+                                          {at::kUInt64, DType::kU64}}};
 
 template <typename Visit>
 void for_each(const NamedState& state, const Visit& visit) {
@@ -23,30 +51,15 @@ std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
 }  // namespace
 
 DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kBool:
-      return DType::kBool;
-    case at::kByte:
-      return DType::kU8;
-    case at::kChar:
-      return DType::kI8;
-    case at::kShort:
-      return DType::kI16;
-    case at::kInt:
-      return DType::kI32;
-    case at::kLong:
-      return DType::kI64;
-    case at::kHalf:
-      return DType::kF16;
-    case at::kBFloat16:
-      return DType::kBF16;
-    case at::kFloat:
-      return DType::kF32;
-    case at::kDouble:
-      return DType::kF64;
-    default:
-      throw Error(std::string("a tensor of type ") + at::toString(tensor.scalar_type()) + " cannot be saved");
+  const auto row = std::ranges::find(kTypes, tensor.scalar_type(), &TypeRow::torch);
+  if (row == kTypes.end()) {
+    throw Error(std::string("a tensor of type ") + at::toString(tensor.scalar_type()) + " cannot be saved");
   }
+  return row->file;
+}
+
+at::ScalarType type_of(DType dtype) {
+  return std::ranges::find(kTypes, dtype, &TypeRow::file)->torch;
 }
 
 std::span<std::byte> bytes_of(at::Tensor& tensor) {

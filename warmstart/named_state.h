@@ -23,6 +23,7 @@ struct NamedState {
 std::vector<safetensors::TensorView> views_of(const NamedState& state);
 
 safetensors::DType dtype_of(const at::Tensor& tensor);  // throws Error for a type that the format lacks
+at::ScalarType type_of(safetensors::DType dtype);
 std::span<std::byte> bytes_of(at::Tensor& tensor);
 
 // The same tensors in memory of the CPU: copies of those that lie on a GPU.

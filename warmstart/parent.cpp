@@ -1,28 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "warmstart/parent.h"
 
+#include <sstream>
+
+#include "checkpoints/locate.h"
+#include "checkpoints/weight_files.h"
 #include "core/error.h"
 #include "core/names.h"
-#include "core/safetensors.h"
 
 namespace rekindle {
 namespace {
 
 namespace fs = std::filesystem;
 
-Parent from_checkpoint(FileSystem& files, const fs::path& path) {
-  Checkpoint checkpoint = open_checkpoint(files, path);
-  return {checkpoint.path / names::kModel, checkpoint.digest(), std::move(checkpoint)};
+Parent from_checkpoint(FileSystem& files, const fs::path& path, bool with_optimizer) {
+  Checkpoint checkpoint = open_checkpoint(files, path, with_optimizer ? Verify::kAll : Verify::kDocuments);
+  const WeightSource source{checkpoint.path / names::kModel, checkpoint.manifest.find(names::kModel)->digest};
+  const std::string digest = checkpoint.digest();
+  return {source, digest, std::move(checkpoint), {}};
+}
+
+// The text without the quotes and spaces around it.
+std::string bare(std::string text) {
+  const char* const around = " \t\r'\"";
+  text.erase(0, std::min(text.find_first_not_of(around), text.size()));
+  text.erase(text.find_last_not_of(around) + 1);
+  return text;
+}
+
+// Of the model card's head, which is YAML: `base_model: NAME`, or a list of which the first one counts.
+std::string base_model_in(const std::string& card) {
+  constexpr std::string_view kKey = "base_model:";
+  std::istringstream lines(card);
+  std::string line;
+  if (!std::getline(lines, line) || bare(line) != "---") return "";
+  while (std::getline(lines, line) && bare(line) != "---") {
+    if (!line.starts_with(kKey)) continue;
+    if (const std::string name = bare(line.substr(kKey.size())); !name.empty()) return name;
+    if (!std::getline(lines, line)) return "";
+    const std::string item = bare(line);
+    return item.starts_with("- ") ? bare(item.substr(2)) : "";
+  }
+  return "";
 }
 
 Parent from_weights(FileSystem& files, const fs::path& path) {
-  safetensors::Reader check(files, path);  // a file of another format is named before anything else happens
-  return {path, digest_of_file(files, path), std::nullopt};
+  const WeightFiles weights(files, path);  // what is of another format is named before anything else happens
+  Parent parent;
+  std::vector<std::string> digests;
+  for (const WeightFiles::Shard& shard : weights.shards()) {
+    digests.push_back(digest_of_file(files, shard.path));
+    parent.origin.files[shard.path.filename().string()] = digests.back();
+  }
+  parent.digest = digest_of_weights(weights, digests);
+  parent.source = {path, parent.digest};
+  const fs::path card = path.parent_path() / "README.md";
+  if (files.exists(card)) parent.origin.base_model = base_model_in(read_text(files, card));
+  return parent;
 }
 
 }  // namespace
 
-std::optional<Parent> find_parent(FileSystem& files, const std::string& from, const fs::path& line) {
+std::optional<Parent> find_parent(FileSystem& files, const std::string& from, const fs::path& line,
+                                  bool with_optimizer) {
+  const auto checkpoint = [&](const fs::path& path) { return from_checkpoint(files, path, with_optimizer); };
   if (from == names::kPromoted) {
     if (line.empty()) {
       throw bad_input("there is no line whose promoted checkpoint could be taken", "warm_start.from",
@@ -30,22 +71,11 @@ std::optional<Parent> find_parent(FileSystem& files, const std::string& from, co
     }
     const fs::path promoted = line / names::kPromoted;
     if (!files.read_link(promoted)) return std::nullopt;
-    return from_checkpoint(files, promoted);
+    return checkpoint(promoted);
   }
-  const fs::path path = from;
-  if (!files.exists(path)) throw bad_input("there is nothing to start from", from, "check warm_start.from");
-  if (!files.is_directory(path)) {
-    refuse_pickle(files, path);
-    return from_weights(files, path);
-  }
-  if (files.exists(path / names::kManifest)) return from_checkpoint(files, path);
-  if (files.exists(path / names::kPromoted)) return from_checkpoint(files, path / names::kPromoted);
-  const fs::path latest = path / names::kCheckpoints / names::kLatest;
-  if (files.exists(latest)) return from_checkpoint(files, latest);
-  if (files.exists(path / names::kModel)) return from_weights(files, path / names::kModel);
-  throw bad_input(
-      "this folder is no line, run, checkpoint or model", from,
-      "one of manifest.json, promoted, checkpoints/latest or model.safetensors was expected in it");
+  if (!files.exists(from)) throw bad_input("there is nothing to start from", from, "check warm_start.from");
+  const Place place = locate(files, from);
+  return place.kind == Place::Kind::kCheckpoint ? checkpoint(place.path) : from_weights(files, place.path);
 }
 
 }  // namespace rekindle

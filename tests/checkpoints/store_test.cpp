@@ -94,6 +94,26 @@ TEST_F(StoreTest, NeverPrunesWhatALinkOrItsUserHolds) {
   EXPECT_NO_THROW(open_checkpoint(files_, path_ / names::kBest));
 }
 
+TEST_F(StoreTest, TheBestIsLinkedWhenItIsPublishedAndStays) {
+  CheckpointStore checkpoints = store(2);
+  for (const int64_t number : {1, 2, 3, 4, 5}) {
+    checkpoints.publish(number, "a", write_files(files_, checkpoints.prepare(number, "a"), number, 1),
+                        number == 2);
+  }
+  EXPECT_EQ(files_.read_link(path_ / names::kBest), step(2));
+  EXPECT_THAT(names_there(), ElementsAre("best", "latest", step(2), step(4), step(5)));
+}
+
+TEST_F(StoreTest, TheFirstOfEachStretchStaysForGood) {
+  CheckpointStore checkpoints(files_, path_, {.every = {}, .keep = 2, .keep_steps = 100});
+  for (int64_t number = 30; number <= 360; number += 30) {
+    CheckpointStore again(files_, path_,
+                          {.every = {}, .keep = 2, .keep_steps = 100});  // as a resumed run would
+    save(files_, number % 60 ? checkpoints : again, number);
+  }
+  EXPECT_THAT(names_there(), ElementsAre("latest", step(120), step(210), step(300), step(330), step(360)));
+}
+
 TEST_F(StoreTest, PutsAsideWhatStandsUnderTheName) {
   CheckpointStore checkpoints = store();
   save(files_, checkpoints, 100, 1);

@@ -36,22 +36,12 @@ std::vector<std::string> values_not_built(const Key<Job>& key) {
 
 // For each key that is not built at all and lists no values: one that is not its neutral value.
 const std::map<std::string, std::string> kOther{
-    {"data.manifest", "\"parts.toml\""},
-    {"data.replay.share", "0.5"},
-    {"batch.per_worker", "128"},
-    {"schedule.decay_power", "2.0"},
-    {"schedule.decay_factor", "0.1"},
-    {"schedule.decay_every", "\"5ep\""},
-    {"schedule.decay_at", "[\"5ba\"]"},
-    {"schedule.cycles", "2"},
-    {"schedule.timescale", "\"5ep\""},
-    {"schedule.cooldown", "\"0.1dur\""},
-    {"warm_start.shrink_factor", "0.4"},
-    {"warm_start.noise_factor", "0.1"},
-    {"warm_start.include", "[\"a*\"]"},
-    {"warm_start.exclude", "[\"a*\"]"},
-    {"warm_start.rename", "[[\"a\", \"b\"]]"},
-    {"checkpoint.gather", "true"},
+    {"data.manifest", "\"parts.toml\""}, {"data.replay.share", "0.5"},
+    {"batch.per_worker", "128"},         {"schedule.decay_power", "2.0"},
+    {"schedule.decay_factor", "0.1"},    {"schedule.decay_every", "\"5ep\""},
+    {"schedule.decay_at", "[\"5ba\"]"},  {"schedule.cycles", "2"},
+    {"schedule.timescale", "\"5ep\""},   {"schedule.cooldown", "\"0.1dur\""},
+    {"warm_start.shrink_factor", "0.4"}, {"warm_start.noise_factor", "0.1"},
     {"run.max_restarts", "3"},
 };
 
@@ -124,6 +114,13 @@ const std::map<std::string, std::string> kChanged{
     {"warm_start.from", "other"},
     {"warm_start.strategy", "warm"},
     {"warm_start.min_loaded", "0.7"},
+    {"warm_start.rename", "[[\"a\", \"b\"]]"},
+    {"warm_start.include", "[\"a*\"]"},
+    {"warm_start.exclude", "[\"a*\"]"},
+    {"warm_start.read", "each-node"},
+    {"warm_start.load.weights", "reset"},
+    {"warm_start.load.batch_norm", "reset"},
+    {"warm_start.load.optimizer", "load"},
     {"evaluation.every", "1ep"},
     {"evaluation.batch", "64"},
     {"evaluation.validation", "0.2"},
@@ -131,6 +128,9 @@ const std::map<std::string, std::string> kChanged{
     {"evaluation.split_by", ""},  // has one value
     {"checkpoint.every", "1ep"},
     {"checkpoint.keep", "2"},
+    {"checkpoint.keep_every", "7ba"},
+    {"checkpoint.background", "false"},
+    {"checkpoint.gather", "true"},
     {"checkpoint.verify", "true"},
     {"verdict.metric", "accuracy"},
     {"verdict.min_gain", "0.5"},
@@ -150,10 +150,11 @@ const std::map<std::string, std::string> kChanged{
 };
 
 // What a resumed run may change: neither the model nor how it is judged depends on it.
-const std::vector<std::string> kResumable{"evaluation.every",  "checkpoint.every", "checkpoint.keep",
-                                          "checkpoint.verify", "run.line",         "run.directory",
-                                          "run.duration",      "run.workers",      "run.deadline",
-                                          "run.log_every",     "run.check_every"};
+const std::vector<std::string> kResumable{
+    "evaluation.every",      "checkpoint.every",  "checkpoint.keep",   "checkpoint.keep_every",
+    "checkpoint.background", "checkpoint.gather", "checkpoint.verify", "run.line",
+    "run.directory",         "run.duration",      "run.workers",       "run.deadline",
+    "run.log_every",         "run.check_every"};
 
 TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt) {
   for (const Key<Job>& key : job_keys()) {

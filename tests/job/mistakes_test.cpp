@@ -56,7 +56,8 @@ TEST_F(MistakesTest, ASlipIsToldOnceAndWithTheRightKey) {
   EXPECT_EQ(slip("[run]", "[run]\nbase_batch = 3"),
             "job.toml:8:1: unknown key 'base_batch' in [run], did you mean 'schedule.base_batch'?");
   EXPECT_THAT(slip("[run]", "[checkpoint]\nzzzzzz = 3\n[run]"),
-              HasSubstr("'zzzzzz' in [checkpoint], expected one of every, keep, verify and gather"));
+              HasSubstr("'zzzzzz' in [checkpoint], expected one of every, keep, keep_every, background, "
+                        "verify and gather"));
 }
 
 struct Refused {
