@@ -11,7 +11,9 @@ namespace rekindle {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: rekindle-worker JOB [--exit-code] [section.key=value ...]; measurements: rekindle bench --help";
+    "usage: rekindle-worker JOB [--exit-code] [section.key=value ...]; measurements: rekindle bench --help; "
+    "what "
+    "it would do: rekindle plan --help";
 
 Error usage_error(const std::string& what) {
   return Error(what, {.where = "", .hint = kUsage, .code = ExitCode::kUsage});
@@ -48,6 +50,10 @@ const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> table{
       {"--bench", [](Arguments& a, const auto&, const auto& value) { a.task = task_named(value); }},
       {"--bytes", [](Arguments& a, const auto& o, const auto& value) { a.bench.bytes = sizes_in(o, value); }},
+      {"--worlds",
+       [](Arguments& a, const auto& o, const auto& value) {
+         for (const int64_t world : sizes_in(o, value)) a.worlds.push_back(static_cast<int>(world));
+       }},
       {"--dtype", [](Arguments& a, const auto&, const auto& value) { a.bench.dtype = value; }},
       {"--seconds", [](Arguments& a, const auto& o,
                        const auto& value) { a.bench.seconds = above_zero<double>(o, value); }},
@@ -70,6 +76,10 @@ Arguments parse_arguments(int argc, const char* const* argv) {
       setter->second(arguments, text, argv[i]);
     } else if (text == "--exit-code") {
       arguments.exit_code = true;
+    } else if (text == "--describe") {
+      arguments.task = Task::kDescribe;
+    } else if (text == "--schedule") {
+      arguments.schedule = true;
     } else if (text == "--json") {
       arguments.bench.json = true;
     } else if (text.starts_with("-")) {

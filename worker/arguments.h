@@ -8,20 +8,22 @@
 
 namespace rekindle {
 
-enum class Task { kTrain, kBenchAllReduce, kBenchStep };
+enum class Task { kTrain, kBenchAllReduce, kBenchStep, kDescribe };
 
 // What one rank is asked to do.
 struct Arguments {
   Task task = Task::kTrain;
   std::string job;  // file; none for kBenchAllReduce
   std::vector<std::string> overrides;
-  bool exit_code = false;  // 3 where the parent stays
+  bool exit_code = false;   // 3 where the parent stays
+  std::vector<int> worlds;  // of kDescribe; empty: what the job says
+  bool schedule = false;    // of kDescribe
   BenchOptions bench;
 };
 
 // JOB [--exit-code] [section.key=value ...], or what `rekindle bench` hands over: --bench allreduce [--bytes
 // N,N] [--dtype T] [--seconds S] [--json], or --bench step JOB [--steps K] [--launched S] [--json] [key=value
-// ...]. Throws Error (64).
+// ...], or --describe JOB [--worlds N,N] [--schedule] [key=value ...]. Throws Error (64).
 Arguments parse_arguments(int argc, const char* const* argv);
 
 }  // namespace rekindle

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpointer.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "checkpoints/optimizer_part.h"
 #include "core/error.h"
@@ -30,6 +33,48 @@ void for_each_stretch(const FlatLayout& layout, Range segment, const Visit& visi
   }
 }
 
+// The elements `range` of a child's moment, from where its parameter came from; zero where that is nowhere.
+void read_carried(const OptimizerParts& parts, const FlatLayout& layout, const Carried& carried,
+                  const std::string& name, const std::string& moment, Range range, std::span<float> into) {
+  std::ranges::fill(into, 0.f);
+  const auto from = carried.find(name);
+  if (from == carried.end()) return;
+  const auto& [source, rows] = from->second;
+  const auto read = [&](int64_t begin, std::span<float> part) {
+    parts.read(source, moment, {begin, begin + static_cast<int64_t>(part.size())},
+               std::as_writable_bytes(part));
+  };
+  if (rows.empty()) return read(range.begin, into);
+  const int64_t row = std::ranges::find(layout.entries(), name, &FlatLayout::Entry::name)->range.size() /
+                      static_cast<int64_t>(rows.size());
+  for (int64_t at = range.begin; at < range.end;) {
+    const int64_t mine = at / row, end = std::min(range.end, (mine + 1) * row);
+    if (rows[mine] >= 0) read(rows[mine] * row + at % row, into.subspan(at - range.begin, end - at));
+    at = end;
+  }
+}
+
+CheckpointOptions store_options(const Run& run) {
+  CheckpointOptions options = run.job.checkpoint;
+  const Length& every = options.keep_every;
+  if (every.is_zero()) return options;
+  const Timeline timeline(static_cast<int64_t>(run.split.train.size()), run.job.batch.global);
+  const Length& duration = run.job.run.duration;
+  if (every.unit == Unit::kBatches) {
+    options.keep_steps = std::max<int64_t>(1, std::llround(every.value));
+    return options;
+  }
+  if (every.unit == Unit::kShare && duration.is_time()) {
+    throw bad_input("a share of a run that ends by the clock has no number of steps", "checkpoint.keep_every",
+                    "give it in steps, epochs or samples");
+  }
+  const double all = duration.is_time() ? 0 : timeline.samples_in(duration, 0);
+  const double epochs = timeline.samples_in(every, all) / static_cast<double>(timeline.epoch_samples());
+  options.keep_steps =
+      std::max<int64_t>(1, std::llround(epochs * static_cast<double>(timeline.steps_per_epoch())));
+  return options;
+}
+
 json to_json(const std::vector<FileRecord>& records) {
   json list = json::array();
   for (const FileRecord& record : records) list.push_back({record.name, record.bytes, record.digest});
@@ -41,58 +86,232 @@ json to_json(const std::vector<FileRecord>& records) {
 Checkpointer::Checkpointer(const Run& run, Optimizer& optimizer, Lineage lineage, ModelCard card)
     : run_(run),
       optimizer_(optimizer),
-      store_(run.files, run.directory / names::kCheckpoints, run.job.checkpoint),
+      store_(run.files, run.directory / names::kCheckpoints, store_options(run)),
       lineage_(std::move(lineage)),
       inherited_(lineage_.increments),
       card_(std::move(card)),
       attempt_(utc_stamp(unix_seconds()) + "-" + std::to_string(getpid())),
       worlds_{{0, run.communicator.world()}} {
   broadcast_text(run.communicator, attempt_, 0, "name of the attempt");
+  if (gathers()) learn_segments();
 }
 
-const Published& Checkpointer::save(const Progress& progress) {
-  const auto start = std::chrono::steady_clock::now();
-  Communicator& communicator = run_.communicator;
-  const TrainState state{progress, run_.job.run.seed, optimizer_.steps(), worlds_, lineage_.job};
-  const std::filesystem::path temporary = store_.temporary(progress.step, attempt_);
-  Published published;
-  try {
-    together(
-        communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
-    std::vector<FileRecord> mine;
-    together(communicator, "checkpoint", [&] { mine = write_part(temporary, state); });
-    const std::vector<FileRecord> all = gather(mine);
-    together(
-        communicator, "checkpoint", [&] { published = store_.publish(progress.step, attempt_, all); }, 0);
-  } catch (const Error&) {
-    if (run_.is_root()) store_.discard(progress.step, attempt_);
-    throw;
+Checkpointer::~Checkpointer() {
+  if (writing_.valid()) writing_.wait();
+  if (publishing_.valid()) publishing_.wait();
+  if (phase_ != Phase::kIdle && run_.is_root() && !published_) store_.discard(state_.progress.step, attempt_);
+}
+
+// Where rank 0 gathers it must know what each rank owns.
+void Checkpointer::learn_segments() {
+  json mine = json::array();
+  for (const Optimizer::Segment& segment : optimizer_.segments())
+    mine.push_back({segment.range.begin, segment.range.end});
+  segments_of_.clear();
+  for (const std::string& text : all_gather_text(run_.communicator, mine.dump(), "parts of the optimizer")) {
+    segments_of_.emplace_back();
+    for (const json& range : json::parse(text)) segments_of_.back().push_back({range[0], range[1]});
   }
-  broadcast_text(communicator, published.digest, 0, "digest of the checkpoint");
+}
+
+Checkpointer::Part Checkpointer::empty_part(int rank) const {
+  Part part{rank, {}, {}};
+  if (rank == run_.communicator.rank()) {
+    for (const Optimizer::Segment& segment : optimizer_.segments()) part.segments.push_back(segment.range);
+  } else {
+    part.segments = segments_of_.at(rank);
+  }
+  for (const Range& segment : part.segments) {
+    part.moments.emplace_back();
+    for (size_t m = 0; m < optimizer_.moment_names().size(); ++m)
+      part.moments.back().push_back(at::zeros({segment.size()}, at::kFloat));  // touched
+  }
+  return part;
+}
+
+Checkpointer::Snapshot Checkpointer::make_room() const {
+  Snapshot room;
+  const auto copy = [&](const NamedState::Tensors& from, NamedState::Tensors& to) {
+    for (const auto& [name, tensor] : from)
+      to.emplace_back(name, at::zeros(tensor.sizes(), at::TensorOptions(tensor.scalar_type())));
+  };
+  room.parts.push_back(empty_part(run_.communicator.rank()));
+  if (!run_.is_root()) return room;
+  copy(run_.state.parameters, room.weights.parameters);
+  copy(run_.state.frozen, room.weights.frozen);
+  copy(run_.state.buffers, room.weights.buffers);
+  for (int rank = 1; gathers() && rank < run_.communicator.world(); ++rank)
+    room.parts.push_back(empty_part(rank));
+  return room;
+}
+
+void Checkpointer::reserve() {
+  if (run_.job.checkpoint.background) room_ = std::async(std::launch::async, [this] { return make_room(); });
+}
+
+// No rank updates what another still copies: an update comes after an agreement of all.
+void Checkpointer::take_snapshot() {
+  if (!run_.job.checkpoint.background) return view_state();
+  if (room_.valid()) {
+    snapshot_ = room_.get();
+  } else if (snapshot_.parts.empty()) {
+    snapshot_ = make_room();
+  }
+  copy_snapshot();
+}
+
+// The state itself, but for what lies on a GPU or comes from other ranks.
+void Checkpointer::view_state() {
+  snapshot_ = {};
+  Part mine{run_.communicator.rank(), {}, {}};
+  for (const Optimizer::Segment& segment : optimizer_.segments()) {
+    mine.segments.push_back(segment.range);
+    mine.moments.emplace_back();
+    for (const at::Tensor& moment : segment.moments) mine.moments.back().push_back(moment.to(at::kCPU));
+  }
+  snapshot_.parts.push_back(std::move(mine));
+  if (!run_.is_root()) return;
+  snapshot_.weights = on_host(run_.state);
+  for (int rank = 1; gathers() && rank < run_.communicator.world(); ++rank)
+    snapshot_.parts.push_back(empty_part(rank));
+}
+
+void Checkpointer::copy_snapshot() {
+  const auto copy = [](const NamedState::Tensors& from, const NamedState::Tensors& to) {
+    for (size_t i = 0; i < to.size(); ++i) to[i].second.copy_(from[i].second.detach());
+  };
+  copy(run_.state.parameters, snapshot_.weights.parameters);
+  copy(run_.state.frozen, snapshot_.weights.frozen);
+  copy(run_.state.buffers, snapshot_.weights.buffers);
+  for (size_t s = 0; s < own_part().moments.size(); ++s) {
+    for (size_t m = 0; m < own_part().moments[s].size(); ++m)
+      own_part().moments[s][m].copy_(optimizer_.segments()[s].moments[m]);
+  }
+}
+
+void Checkpointer::gather_parts() {
+  constexpr int64_t kChunk = 1 << 20;
+  Communicator& host = run_.communicator.host();
+  const at::Tensor passing = at::empty({kChunk}, at::kFloat);  // what is on its way to rank 0, elsewhere
+  const int rank = run_.communicator.rank();
+  for (int from = 1; from < run_.communicator.world(); ++from) {
+    for (size_t s = 0; s < segments_of_[from].size(); ++s) {
+      const int64_t length = segments_of_[from][s].size();
+      for (size_t m = 0; m < optimizer_.moment_names().size(); ++m) {
+        for (int64_t begin = 0; begin < length; begin += kChunk) {
+          const int64_t count = std::min(kChunk, length - begin);
+          const Part* here = rank == 0 ? &snapshot_.parts[from] : rank == from ? &own_part() : nullptr;
+          host.broadcast(here ? here->moments[s][m].narrow(0, begin, count) : passing.narrow(0, 0, count),
+                         from, "gathering of the moments");
+        }
+      }
+    }
+  }
+}
+
+void Checkpointer::save(const Progress& progress, const std::optional<Best>& best) {
+  const auto begin = std::chrono::steady_clock::now();
+  finish();
+  state_ = {progress, run_.job.run.seed, optimizer_.steps(), worlds_, lineage_.job, best};
+  began_ = begin;
+  together(
+      run_.communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
+  phase_ = Phase::kWriting;
+  together(run_.communicator, "checkpoint", [&] { take_snapshot(); });
+  if (gathers()) gather_parts();
+  writing_ = std::async(std::launch::async, [this, state = state_] {
+    return write_part(store_.temporary(state.progress.step, attempt_), state);
+  });
+  if (!run_.job.checkpoint.background) {
+    finish();
+    snapshot_ = {};
+  }
+  const std::chrono::duration<double, std::milli> stall = std::chrono::steady_clock::now() - begin;
+  stall_ms_ = stall.count();
+}
+
+Checkpointer::Sign Checkpointer::sign() {
+  constexpr auto kNow = std::chrono::seconds(0);
+  try {
+    if (writing_.valid() && writing_.wait_for(kNow) == std::future_status::ready) {
+      records_ = writing_.get();
+      written_ = true;
+    }
+    if (publishing_.valid() && publishing_.wait_for(kNow) == std::future_status::ready)
+      published_ = publishing_.get();
+  } catch (...) {
+    failure_ = std::current_exception();
+  }
+  return {static_cast<double>(written_), static_cast<double>(failure_ != nullptr),
+          static_cast<double>(published_.has_value())};
+}
+
+void Checkpointer::advance(const Sign& sum) {
+  if (phase_ == Phase::kIdle) return;
+  if (sum.failed > 0) give_up();
+  if (phase_ == Phase::kPublishing && sum.published > 0) return end_save();
+  if (phase_ == Phase::kPublishing || sum.written < run_.communicator.world()) return;
+  const std::vector<FileRecord> all = gather(records_);
+  phase_ = Phase::kPublishing;
+  if (!run_.is_root()) return;
+  const bool best = state_.best && state_.best->step == state_.progress.step;
+  publishing_ = std::async(std::launch::async, [this, step = state_.progress.step, all, best] {
+    return store_.publish(step, attempt_, all, best);
+  });
+}
+
+void Checkpointer::finish() {
+  while (phase_ != Phase::kIdle) {
+    if (writing_.valid()) writing_.wait();
+    if (publishing_.valid()) publishing_.wait();
+    const Sign mine = sign();
+    const at::Tensor sums = at::zeros({3}, at::kDouble);
+    double* const values = sums.data_ptr<double>();
+    values[0] = mine.written, values[1] = mine.failed, values[2] = mine.published;
+    run_.communicator.host().all_reduce(sums, Communicator::Op::kSum, "checkpoint");
+    advance({values[0], values[1], values[2]});
+  }
+}
+
+void Checkpointer::give_up() {
+  phase_ = Phase::kIdle;
+  if (run_.is_root()) store_.discard(state_.progress.step, attempt_);
+  together(run_.communicator, "checkpoint", [&] {
+    if (failure_) std::rethrow_exception(failure_);
+  });
+  throw Error("a checkpoint failed, and no rank says why");
+}
+
+void Checkpointer::end_save() {
+  phase_ = Phase::kIdle;
+  Published published = published_.value_or(Published{});
+  published_.reset();
+  written_ = false;
+  published.path = run_.directory / names::kCheckpoints / names::step(state_.progress.step);
+  broadcast_text(run_.communicator, published.digest, 0, "digest of the checkpoint");
   latest_ = published;
-  const std::chrono::duration<double, std::milli> stall = std::chrono::steady_clock::now() - start;
-  run_.metrics.write("checkpoint", {{"step", progress.step},
-                                    {"samples", progress.samples},
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began_;
+  run_.metrics.write("checkpoint", {{"step", state_.progress.step},
+                                    {"samples", state_.progress.samples},
                                     {"path", published.path.lexically_relative(run_.directory).string()},
                                     {"digest", published.digest},
                                     {"bytes", published.bytes},
-                                    {"stall_ms", stall.count()}});
+                                    {"stall_ms", stall_ms_},
+                                    {"seconds", took.count()}});
   if (!published.complaint.empty()) log_warning(published.complaint);
-  return *latest_;
 }
 
 std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& directory,
-                                                 const TrainState& state) {
+                                                 const TrainState& state) const {
   std::vector<FileRecord> records;
-  const int rank = run_.communicator.rank(), world = run_.communicator.world();
-  if (!optimizer_.moment_names().empty()) {
+  const bool writes = run_.is_root() || !gathers();
+  for (const Part& part : snapshot_.parts) {
+    if (!writes || optimizer_.moment_names().empty()) continue;
     std::vector<ShardView> shards;
-    std::vector<at::Tensor> here;  // what they view: copies of what lies on a GPU
-    for (const Optimizer::Segment& segment : optimizer_.segments()) {
-      for (size_t m = 0; m < segment.moments.size(); ++m) {
-        here.push_back(segment.moments[m].to(at::kCPU));
-        const auto* moment = reinterpret_cast<const std::byte*>(here.back().const_data_ptr<float>());
-        for_each_stretch(run_.parameters.layout(), segment.range,
+    for (size_t s = 0; s < part.segments.size(); ++s) {
+      for (size_t m = 0; m < part.moments[s].size(); ++m) {
+        const auto* moment = reinterpret_cast<const std::byte*>(part.moments[s][m].const_data_ptr<float>());
+        for_each_stretch(run_.parameters.layout(), part.segments[s],
                          [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
                            shards.push_back({name,
                                              optimizer_.moment_names()[m],
@@ -102,13 +321,13 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
                          });
       }
     }
-    const auto path = directory / names::optimizer_part(rank, world);
+    const auto path = directory / names::optimizer_part(part.rank, run_.communicator.world());
     records.push_back(record_of(run_.files, path, write_optimizer_part(run_.files, path, shards)));
   }
   if (!run_.is_root()) return records;
   const auto path = directory / names::kModel;
-  const NamedState here = on_host(run_.state);
-  records.push_back(record_of(run_.files, path, safetensors::write(run_.files, path, views_of(here))));
+  records.push_back(
+      record_of(run_.files, path, safetensors::write(run_.files, path, views_of(snapshot_.weights))));
   Lineage lineage = lineage_;
   lineage.increments = count_seen(state.progress);
   for (FileRecord& record : write_documents(run_.files, directory, state, lineage, card_)) {
@@ -142,6 +361,10 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
     if (record.back() == records.size()) records.push_back({increment.digest, increment.samples(), 0});
     records[record.back()].seen += epochs * (ends.back() - begin);
   }
+  if (record.size() == 1) {
+    records[record[0]].seen += rest;
+    return records;
+  }
   const SampleOrder order(run_.job.run.seed, epochs, size, run_.job.data.shuffle);
   for (int64_t position = 0; position < rest; ++position) {
     const auto increment = std::upper_bound(ends.begin(), ends.end(), order.at(position)) - ends.begin();
@@ -150,7 +373,7 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
   return records;
 }
 
-std::optional<Progress> Checkpointer::resume() {
+std::optional<TrainState> Checkpointer::resume() {
   Communicator& communicator = run_.communicator;
   std::string path;
   together(
@@ -168,21 +391,92 @@ std::optional<Progress> Checkpointer::resume() {
   broadcast_text(communicator, path, 0, "path of the checkpoint");
   if (path.empty()) return std::nullopt;
 
-  std::optional<Checkpoint> checkpoint;
-  together(communicator, "reading the checkpoint", [&] {
-    checkpoint = open_checkpoint(run_.files, path, Verify::kDocuments);
-    check_data(*checkpoint);
-    read_moments(*checkpoint);
-  });
-  load_weights(communicator, run_.files, checkpoint->path / names::kModel, run_.state, run_.parameters.flat(),
-               1.0);
-  optimizer_.set_steps(checkpoint->state.optimizer_steps);
-  worlds_ = checkpoint->state.worlds;
+  WeightSource weights;
+  const TrainState state = read_checkpoint(path, weights);
+  WarmStartOptions everything;
+  everything.min_loaded = 1;
+  load_weights(communicator, run_.files, weights, run_.state, everything);
+  optimizer_.set_steps(state.optimizer_steps);
+  worlds_ = state.worlds;
   if (worlds_.back().world != communicator.world()) {
-    worlds_.push_back({checkpoint->state.progress.step, communicator.world()});
+    worlds_.push_back({state.progress.step, communicator.world()});
   }
-  latest_ = Published{checkpoint->path, checkpoint->digest(), checkpoint->manifest.bytes(), ""};
-  return checkpoint->state.progress;
+  return state;
+}
+
+// Everything but the weights. Where ranks share no file system rank 0 reads it for all.
+TrainState Checkpointer::read_checkpoint(const std::string& path, WeightSource& weights) {
+  std::optional<Checkpoint> checkpoint;
+  const bool gathered = gathers();
+  together(
+      run_.communicator, "reading the checkpoint",
+      [&] {
+        checkpoint = open_checkpoint(run_.files, path, Verify::kDocuments);
+        check_data(*checkpoint);
+        if (!gathered) read_moments(*checkpoint);
+      },
+      gathered ? 0 : -1);
+  json facts;
+  if (checkpoint) {
+    facts = {{"state", to_json(checkpoint->state)},
+             {"digest", checkpoint->digest()},
+             {"bytes", checkpoint->manifest.bytes()},
+             {"path", checkpoint->path.string()},
+             {"weights", checkpoint->manifest.find(names::kModel)->digest}};
+  }
+  std::string text = facts.dump();
+  broadcast_text(run_.communicator, text, 0, "state of the checkpoint");
+  facts = json::parse(text);
+  if (gathered && !optimizer_.moment_names().empty()) {
+    std::optional<OptimizerParts> parts;
+    together(
+        run_.communicator, "reading the moments",
+        [&] { parts.emplace(run_.files, checkpoint->path, checkpoint->manifest); }, 0);
+    read_moments_together(parts ? &*parts : nullptr);
+  }
+  const std::filesystem::path place = std::string(facts["path"]);
+  weights = {place / names::kModel, facts["weights"]};
+  latest_ = Published{place, facts["digest"], facts["bytes"], ""};
+  return train_state_from_json(facts["state"], path);
+}
+
+// Rank 0 reads the moments of one parameter after the other and sends them; each rank keeps what it owns.
+void Checkpointer::read_moments_together(const OptimizerParts* parts) {
+  constexpr int64_t kChunk = 1 << 20;
+  Communicator& host = run_.communicator.host();
+  const at::Tensor passing = at::empty({kChunk}, at::kFloat);
+  std::exception_ptr failure;
+  for (const FlatLayout::Entry& entry : run_.parameters.layout().entries()) {
+    for (size_t m = 0; m < optimizer_.moment_names().size(); ++m) {
+      for (int64_t begin = 0; begin < entry.range.size(); begin += kChunk) {
+        const int64_t count = std::min(kChunk, entry.range.size() - begin);
+        const at::Tensor here = passing.narrow(0, 0, count);
+        try {
+          const std::span<float> values(here.mutable_data_ptr<float>(), count);
+          if (parts != nullptr && !failure)
+            parts->read(entry.name, optimizer_.moment_names()[m], {begin, begin + count},
+                        std::as_writable_bytes(values));
+        } catch (...) {
+          failure = std::current_exception();  // the others wait for the rest all the same
+        }
+        host.broadcast(here, 0, "broadcast of the moments");
+        const Range chunk{entry.range.begin + begin, entry.range.begin + begin + count};
+        for (const Optimizer::Segment& segment : optimizer_.segments()) {
+          const Range part = segment.range.intersect(chunk);
+          if (part.empty()) continue;
+          segment.moments[m]
+              .narrow(0, part.begin - segment.range.begin, part.size())
+              .copy_(here.narrow(0, part.begin - chunk.begin, part.size()));
+        }
+      }
+    }
+  }
+  together(
+      run_.communicator, "reading the moments",
+      [&] {
+        if (failure) std::rethrow_exception(failure);
+      },
+      0);
 }
 
 void Checkpointer::check_data(const Checkpoint& checkpoint) const {
@@ -201,17 +495,32 @@ void Checkpointer::check_data(const Checkpoint& checkpoint) const {
   }
 }
 
-void Checkpointer::read_moments(const Checkpoint& checkpoint) {
+void Checkpointer::inherit_moments(const std::filesystem::path& parent, const HeadClasses& classes) {
+  together(run_.communicator, "reading the parent's moments", [&] {
+    const Checkpoint checkpoint = open_checkpoint(run_.files, parent, Verify::kDocuments);
+    const Carried carried = carried_by_load(run_.files, checkpoint.path / names::kModel, run_.state,
+                                            run_.job.warm_start, classes);
+    read_moments(checkpoint, &carried);
+    optimizer_.set_steps(checkpoint.state.optimizer_steps);
+  });
+}
+
+void Checkpointer::read_moments(const Checkpoint& checkpoint, const Carried* carried) {
   if (optimizer_.moment_names().empty()) return;
   const OptimizerParts parts(run_.files, checkpoint.path, checkpoint.manifest);
+  const FlatLayout& layout = run_.parameters.layout();
   for (const Optimizer::Segment& segment : optimizer_.segments()) {
     for (size_t m = 0; m < segment.moments.size(); ++m) {
+      const std::string& moment = optimizer_.moment_names()[m];
       at::Tensor here = segment.moments[m].to(at::kCPU);  // itself, unless it lies on a GPU
-      auto* moment = reinterpret_cast<std::byte*>(here.mutable_data_ptr<float>());
-      for_each_stretch(run_.parameters.layout(), segment.range,
+      const std::span<float> values(here.mutable_data_ptr<float>(), here.numel());
+      for_each_stretch(layout, segment.range,
                        [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
-                         parts.read(name, optimizer_.moment_names()[m], {offset, offset + length},
-                                    {moment + at * sizeof(float), length * sizeof(float)});
+                         const Range range{offset, offset + length};
+                         const auto into = values.subspan(at, length);
+                         if (carried == nullptr)
+                           return parts.read(name, moment, range, std::as_writable_bytes(into));
+                         read_carried(parts, layout, *carried, name, moment, range, into);
                        });
       if (!segment.moments[m].is_cpu()) segment.moments[m].copy_(here);
     }

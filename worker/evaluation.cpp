@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/where.h>
 
 #include <algorithm>
 
@@ -46,8 +47,9 @@ Scores evaluate(Communicator& communicator, Model& model, const Dataset& data,
     const Batch batch = gather(data, indices.subspan(begin, end - begin), options.mean, options.std)
                             .to(communicator.device());
     const at::Tensor logits = model.forward(batch);
+    const at::Tensor labels = at::where(batch.y.lt(logits.size(1)), batch.y, logits.argmin(1));
     const at::Tensor loss =
-        at::cross_entropy_loss(logits, batch.y, {}, at::Reduction::None).to(at::kCPU, at::kDouble);
+        at::cross_entropy_loss(logits, labels, {}, at::Reduction::None).to(at::kCPU, at::kDouble);
     const at::Tensor correct = logits.argmax(1).eq(batch.y).to(at::kCPU, at::kDouble);
     std::copy_n(loss.const_data_ptr<double>(), end - begin, scores.loss.begin() + begin);
     std::copy_n(correct.const_data_ptr<double>(), end - begin, scores.correct.begin() + begin);

@@ -29,7 +29,8 @@ struct EvaluateOptions {
 };
 
 // Collective. Every sample is evaluated exactly once, by one rank. The cut into batches is the same for any
-// world, so the scores are too. Leaves the model in evaluation mode.
+// world, so the scores are too. A class that the model does not know, as a parent's of fewer classes, counts
+// as its least likely one and is never correct. Leaves the model in evaluation mode.
 Scores evaluate(Communicator& communicator, Model& model, const Dataset& data,
                 std::span<const int64_t> indices, const EvaluateOptions& options);
 

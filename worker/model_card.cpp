@@ -63,12 +63,6 @@ void check_preprocessing(const ModelCard& parent, const ModelCard& child) {
     differs.push_back("the shape of a sample (the parent's: " + json(parent.sample_shape).dump() + ", now " +
                       json(child.sample_shape).dump() + ")");
   }
-  if (parent.classes.size() < child.classes.size()) {
-    const std::vector<std::string> added(child.classes.begin() + static_cast<int64_t>(parent.classes.size()),
-                                         child.classes.end());
-    differs.push_back("the classes (new: " + enumerate(added) +
-                      "; a head that grows is not in this version)");
-  }
   if (differs.empty()) return;
   throw bad_input("the data are not read as the parent read them: " + enumerate(differs) + " differ",
                   "[data]",

@@ -13,6 +13,7 @@
 #include "warmstart/load_weights.h"
 #include "worker/line.h"
 #include "worker/model_card.h"
+#include "worker/setup.h"
 
 namespace rekindle {
 namespace {
@@ -20,29 +21,38 @@ namespace {
 using nlohmann::json;
 
 json to_json(const ParentFacts& facts) {
-  json increments = json::array();
-  for (const IncrementRecord& record : facts.increments)
-    increments.push_back({record.digest, record.samples, record.seen});
-  return {{"digest", facts.digest},   {"path", facts.path},
-          {"weights", facts.weights}, {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
-          {"increments", increments}, {"held_out_test", facts.held_out_test}};
+  Lineage lineage;  // for what both have in common
+  lineage.increments = facts.increments;
+  lineage.origin = facts.origin;
+  lineage.held_out_test = facts.held_out_test;
+  lineage.job = facts.digest;
+  return {{"digest", facts.digest},
+          {"path", facts.path},
+          {"weights", {facts.source.path.string(), facts.source.digest}},
+          {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
+          {"lineage", facts.exists() ? to_json(lineage) : json(nullptr)}};
 }
 
 ParentFacts parent_facts_from(const json& text) {
   ParentFacts facts;
   facts.digest = text["digest"];
+  if (!facts.exists()) return facts;
   facts.path = text["path"];
-  facts.weights = text["weights"];
+  facts.source = {std::string(text["weights"][0]), text["weights"][1]};
   if (!text["card"].is_null()) facts.card = model_card_from_json(text["card"], "the parent's model.json");
-  for (const json& record : text["increments"]) facts.increments.push_back({record[0], record[1], record[2]});
-  facts.held_out_test = text["held_out_test"];
+  const Lineage lineage = lineage_from_json(text["lineage"], "the parent's lineage.json");
+  facts.increments = lineage.increments;
+  facts.origin = lineage.origin;
+  facts.held_out_test = lineage.held_out_test;
   return facts;
 }
 
 ParentFacts facts_of(const Parent& parent) {
   ParentFacts facts;
   facts.digest = parent.digest;
-  facts.path = facts.weights = parent.weights.string();
+  facts.source = parent.source;
+  facts.path = parent.source.path.string();
+  facts.origin = parent.origin;
   if (!parent.checkpoint) {
     log_warning("nothing is known of what " + facts.path +
                 " was trained on: it is taken not to know the test data");
@@ -50,8 +60,10 @@ ParentFacts facts_of(const Parent& parent) {
   }
   facts.path = parent.checkpoint->path.string();
   facts.card = parent.checkpoint->card;
-  facts.increments = parent.checkpoint->lineage.increments;
-  facts.held_out_test = parent.checkpoint->lineage.held_out_test;
+  const Lineage& lineage = parent.checkpoint->lineage;
+  facts.increments = lineage.increments;
+  facts.origin = lineage.origin;
+  facts.held_out_test = lineage.held_out_test;
   return facts;
 }
 
@@ -69,7 +81,12 @@ ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& envi
 ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesystem::path& recorded) {
   if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded);
   if (job.warm_start.from.empty()) return {};
-  const auto parent = find_parent(files, job.warm_start.from, job.run.line);
+  const auto parent =
+      find_parent(files, job.warm_start.from, job.run.line, job.warm_start.optimizer == Carry::kLoad);
+  if (parent && !parent->checkpoint && job.warm_start.optimizer == Carry::kLoad) {
+    throw bad_input("there are no moments beside bare weights", parent->source.path.string(),
+                    "warm_start.load.optimizer = \"load\" is for a checkpoint");
+  }
   return parent ? facts_of(*parent) : ParentFacts{};
 }
 
@@ -83,6 +100,11 @@ ParentFacts find_parent_together(Communicator& communicator, FileSystem& files, 
       [&] { text = to_json(find_the_parent(files, job, recorded)).dump(); }, 0);
   broadcast_text(communicator, text, 0, "facts of the parent");
   return parent_facts_from(json::parse(text));
+}
+
+HeadClasses ParentFacts::classes(const std::vector<std::string>& of_child) const {
+  if (!card || card->classes == of_child) return {};
+  return {card->classes, of_child};
 }
 
 Referee::Referee(const Run& run, ParentFacts parent) : run_(run), parent_(std::move(parent)) {
@@ -118,29 +140,31 @@ Scores Referee::score(Model& model, const std::vector<int64_t>& indices, const c
   return scores;
 }
 
-// A model of its own, built as the parent's card says, and gone when it has been heard.
+// A model of its own, built as the parent's card says, and gone when it has been heard. Weights that have no
+// card are taken by the rules of the job, but all of them.
 std::shared_ptr<Model> Referee::load_parent() {
   std::shared_ptr<Model> model;
   NamedState state;
   together(run_.communicator, "building the parent", [&] {
     // What a bare file lacks is as fresh as in a child that starts from it.
     torch::manual_seed(run_.job.run.seed);
-    model = make_model(parent_.card ? options_from(*parent_.card) : run_.job.model, run_.data.shape());
+    const DataShape here = run_.data.shape();
+    const auto classes = parent_.card ? static_cast<int64_t>(parent_.card->classes.size()) : here.classes();
+    model = make_model(parent_.card ? options_from(*parent_.card) : run_.job.model, {here.sample(), classes});
     model->to(run_.communicator.device());
     state = state_of(*model);
   });
-  together(
-      run_.communicator, "reading the parent", [&] { read_weights(run_.files, parent_.weights, state); }, 0);
-  for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
-    for (const auto& [name, tensor] : *part) {
-      run_.communicator.broadcast(tensor.detach(), 0, "broadcast of the parent");
-    }
-  }
+  WarmStartOptions options;
+  if (!parent_.card) options.rename = run_.job.warm_start.rename;
+  options.read = run_.job.warm_start.read;
+  options.min_loaded = 0;
+  load_weights(run_.communicator, run_.files, parent_.source, state, options);
   return model;
 }
 
 void Referee::hear_parent() {
   if (!parent_.exists()) return;
+  const GivesMemoryBack when_it_is_gone;
   const std::shared_ptr<Model> model = load_parent();
   const Progress start;
   old_ = score(*model, test_old_, "test_old", "parent", start);
@@ -149,7 +173,11 @@ void Referee::hear_parent() {
 }
 
 void Referee::check_start(const std::optional<Scores>& validation) {
-  if (!parent_.exists()) return;
+  const WarmStartOptions& options = run_.job.warm_start;
+  const bool as_it_is = options.include.empty() && options.exclude.empty() &&
+                        options.weights == Carry::kLoad && options.batch_norm == Carry::kLoad &&
+                        parent_.classes(run_.data.classes()).child.empty();
+  if (!parent_.exists() || !as_it_is) return;
   if (validation) return compare_start(*validation, *validation_);
   if (!test_old_.empty()) compare_start(score(run_.model, test_old_, "test_old", "child", {}), *old_);
   if (!test_new_.empty()) compare_start(score(run_.model, test_new_, "test_new", "child", {}), *new_);

@@ -15,12 +15,16 @@ namespace rekindle {
 struct ParentFacts {
   std::string digest;                       // empty: there is no parent
   std::string path;                         // of the checkpoint, or of the file where it is a bare one
-  std::string weights;                      // path of its model.safetensors; read on rank 0 alone
+  WeightSource source;                      // of its weights; read on rank 0 alone
   std::optional<ModelCard> card;            // none for weights from elsewhere
   std::vector<IncrementRecord> increments;  // that it or what it started from was trained on
+  Origin origin;                            // of the line's first ancestor, where that came from elsewhere
   double held_out_test = 1;  // Lineage::held_out_test; 1: nothing is known to have been trained on
 
   bool exists() const { return !digest.empty(); }
+
+  // For a child whose data have classes that the parent does not know.
+  HeadClasses classes(const std::vector<std::string>& of_child) const;
 };
 
 // Collective: rank 0 finds the parent and tells the others. It is the one that the job names, or the one that
@@ -38,9 +42,9 @@ class Referee {
   // Before training. Evaluates the parent on old and new test data and on the validation data.
   void hear_parent();
 
-  // At step 0 of a child that took the parent's weights: it must score as the parent does, on the validation
-  // data, or where nothing is held out for that on the test data. Where it does not, the log says what
-  // differs.
+  // At step 0 of a child that took the parent's weights as they are: it must score as the parent does, on the
+  // validation data, or where nothing is held out for that on the test data. Where it does not, the log says
+  // what differs.
   void check_start(const std::optional<Scores>& validation);
 
   // After training: evaluates the child, decides, promotes in a line, writes verdict.json.

@@ -48,6 +48,15 @@ void keep_freed_memory() {
 
 }  // namespace
 
+GivesMemoryBack::GivesMemoryBack() {
+  mallopt(M_MMAP_MAX, 1 << 16);        // blocks that are maps of their own
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);  // from this size on
+}
+
+GivesMemoryBack::~GivesMemoryBack() {
+  keep_freed_memory();
+}
+
 void set_up_torch(const Job& job) {
   keep_freed_memory();
   at::set_num_threads(job.run.threads);
@@ -86,6 +95,7 @@ Split split_data(Communicator& communicator, const Dataset& data, const Job& job
 
 Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split) {
   Trainee trainee;
+  const GivesMemoryBack until_it_has_moved;
   together(communicator, "model", [&] {
     check_integers(job, data);
     trainee.model = make_model(job.model, data.shape());

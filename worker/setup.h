@@ -22,6 +22,16 @@ namespace rekindle {
 // Threads, memory, determinism and the seed that the initial weights come from.
 void set_up_torch(const Job& job);
 
+// A worker keeps the memory that it frees, which pays in a training loop. While this lives, what is large is
+// given back at once: for models that are built and moved or dropped. For one thread.
+class GivesMemoryBack {
+ public:
+  GivesMemoryBack();
+  ~GivesMemoryBack();
+  GivesMemoryBack(const GivesMemoryBack&) = delete;
+  GivesMemoryBack& operator=(const GivesMemoryBack&) = delete;
+};
+
 // The same data on every rank; `parent_classes` come first, as Dataset has it.
 Dataset load_data(Communicator& communicator, FileSystem& files, const Job& job,
                   const std::vector<std::string>& parent_classes);

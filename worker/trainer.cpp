@@ -19,7 +19,7 @@ namespace rekindle {
 namespace {
 
 // What a row of the agreement holds: these, a flag for each parameter, and what the buffers changed by.
-enum : size_t { kLoss, kStop, kSeconds, kFirstParameter };
+enum : size_t { kLoss, kStop, kSeconds, kWritten, kSaveFailed, kPublished, kFirstParameter };
 
 Timeline timeline_of(const Run& run) {
   return Timeline(static_cast<int64_t>(run.split.train.size()), run.job.batch.global);
@@ -92,9 +92,11 @@ Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
       check_every_(run.job.run.check_every, timeline_, run.job.run.duration) {}
 
 bool Trainer::resume() {
-  const std::optional<Progress> progress = checkpointer_.resume();
-  if (progress) progress_ = *progress;
-  return progress.has_value();
+  const std::optional<TrainState> state = checkpointer_.resume();
+  if (!state) return false;
+  progress_ = state->progress;
+  best_ = state->best;
+  return true;
 }
 
 void Trainer::begin() {
@@ -122,13 +124,15 @@ void Trainer::train_steps(int64_t count) {
 }
 
 Outcome Trainer::train() {
+  checkpointer_.reserve();
   begin();
   while (!is_finished()) {
     const Progress before = progress_;
     const Step step = train_step();
     const bool last = is_finished() || step.stop;
     log_step(step, before, last);
-    save_and_evaluate(before, last);
+    checkpointer_.advance(step.saving);
+    evaluate_and_save(before, last);
     if (step.stop) return Outcome::kPreempted;
   }
   return Outcome::kDone;
@@ -137,7 +141,7 @@ Outcome Trainer::train() {
 // The way of a batch.
 Trainer::Step Trainer::train_step() {
   const StepBatches batches = loader_->next();
-  Step step{0, 0, schedule_.at(progress_), false};
+  Step step{0, 0, schedule_.at(progress_), false, {}};
   reducer_.start_step();
   int leaf = plan_.first_leaf(run_.communicator.rank());
   for (const std::vector<Batch>& passes : batches.shares) {
@@ -183,12 +187,16 @@ void Trainer::seed_dropout(int leaf) {
 }
 
 // What all ranks must know alike before the update: the loss, whether anyone was asked to stop, rank 0's
-// clock, and which parameters are used.
+// clock, how far a save is, and which parameters are used.
 void Trainer::show() {
   const std::span<double> row = agreement_->row(plan_.first_leaf(run_.communicator.rank()));
   row[kStop] = stop_requested();
   const std::chrono::duration<double> trained = std::chrono::steady_clock::now() - started_;
   row[kSeconds] = run_.is_root() ? seconds_before_ + trained.count() : 0;
+  const Checkpointer::Sign saving = checkpointer_.sign();
+  row[kWritten] = saving.written;
+  row[kSaveFailed] = saving.failed;
+  row[kPublished] = saving.published;
   for (size_t i = 0; i < run_.parameters.parameters().size(); ++i)
     row[kFirstParameter + i] = reducer_.is_used(i);
   agreement_->exchange();
@@ -198,6 +206,7 @@ void Trainer::agree(Step& step) {
   agreed_ = agreement_->sums();
   step.loss = agreed_[kLoss];
   step.stop = agreed_[kStop] > 0;
+  step.saving = {agreed_[kWritten], agreed_[kSaveFailed], agreed_[kPublished]};
   progress_.seconds = agreed_[kSeconds];
 }
 
@@ -279,14 +288,22 @@ void Trainer::log_step(const Step& step, const Progress& at, bool last) {
                {"time", unix_seconds()}});
 }
 
-void Trainer::save_and_evaluate(const Progress& before, bool last) {
+void Trainer::evaluate_and_save(const Progress& before, bool last) {
   const bool evaluates = last || evaluate_every_.due(before, progress_);
   const bool saves = last || save_every_.due(before, progress_);
   if (guard_ && (saves || check_every_.due(before, progress_))) guard_->check(progress_.step);
-  if (!evaluates && !saves) return;
-  if (saves) checkpointer_.save(progress_);
-  if (evaluates) evaluate_validation();
-  run_.model.train();
+  if (evaluates) {
+    if (const std::optional<Scores> scores = evaluate_validation()) note_best(*scores);
+    run_.model.train();
+  }
+  if (saves) checkpointer_.save(progress_, best_);
+  if (last) checkpointer_.finish();
+}
+
+void Trainer::note_best(const Scores& scores) {
+  const std::string metric = run_.job.verdict.value_or(VerdictOptions{}).metric;
+  const double score = metric == "loss" ? -scores.mean_loss() : scores.accuracy();
+  if (!best_ || score > best_->score) best_ = Best{score, progress_.step};
 }
 
 std::optional<Scores> Trainer::evaluate_validation() {

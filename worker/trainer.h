@@ -38,7 +38,7 @@ class Trainer {
   void train_steps(int64_t count);
 
   const Progress& progress() const { return progress_; }
-  const Checkpointer& checkpointer() const { return checkpointer_; }
+  Checkpointer& checkpointer() { return checkpointer_; }
   int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
   std::optional<Scores> evaluate_validation();  // and logs it; none where nothing is held out
 
@@ -46,6 +46,7 @@ class Trainer {
   struct Step {  // what became of one
     double loss, squared_norm, lr;
     bool stop;
+    Checkpointer::Sign saving;
   };
 
   void begin();
@@ -60,7 +61,8 @@ class Trainer {
   size_t first_statistic() const;  // in a row of the agreement
   bool is_finished() const;
   void log_step(const Step& step, const Progress& at, bool last);
-  void save_and_evaluate(const Progress& before, bool last);
+  void evaluate_and_save(const Progress& before, bool last);
+  void note_best(const Scores& scores);
 
   const Run& run_;
   Timeline timeline_;
@@ -72,7 +74,8 @@ class Trainer {
   double end_;  // of the run, in samples; endless where it ends by time
   Interval log_every_, evaluate_every_, save_every_, check_every_;
   Progress progress_;
-  int64_t skipped_ = 0;  // updates, because of NaN
+  std::optional<Best> best_;  // evaluation so far
+  int64_t skipped_ = 0;       // updates, because of NaN
 
   // From the first step on.
   std::unique_ptr<RunningStatistics> statistics_;

@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "warmstart/load_weights.h"
 #include "worker/arguments.h"
 #include "worker/bench.h"
+#include "worker/describe.h"
 #include "worker/environment.h"
 #include "worker/line.h"
 #include "worker/model_card.h"
@@ -62,6 +64,7 @@ Lineage lineage_of(const Job& job, const ParentFacts& parent) {
   lineage.build = build_name();
   if (job.warm_start.strategy == Strategy::kCold) return lineage;
   lineage.increments = parent.increments;
+  lineage.origin = parent.origin;
   lineage.held_out_test = std::min(parent.held_out_test, job.split.test);
   return lineage;
 }
@@ -91,6 +94,8 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
   broadcast_text(communicator, directory, 0, "run directory");
   const int rank = communicator.rank();
   together(communicator, "log", [&] {
+    files.create_directories(std::filesystem::path(directory) /
+                             names::kLogs);  // on other nodes, it may be another folder
     start_log(
         {rank, communicator.world(), std::filesystem::path(directory) / names::kLogs / names::log_of(rank)});
   });
@@ -98,24 +103,27 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
   return directory;
 }
 
-void warm_start(const Run& run, const ParentFacts& parent) {
-  if (run.job.warm_start.from.empty() || run.job.warm_start.strategy == Strategy::kCold || !parent.exists()) {
-    const bool nothing_yet = !parent.exists() && !run.job.warm_start.from.empty();
+void warm_start(const Run& run, const ParentFacts& parent, Trainer& trainer) {
+  const WarmStartOptions& options = run.job.warm_start;
+  if (options.from.empty() || options.strategy == Strategy::kCold || !parent.exists()) {
+    const bool nothing_yet = !parent.exists() && !options.from.empty();
     if (run.is_root())
       log_info(nothing_yet ? "nothing is promoted in this line yet: starting cold" : "starting cold");
     return;
   }
-  const LoadReport report = load_weights(run.communicator, run.files, parent.weights, run.state,
-                                         run.parameters.flat(), run.job.warm_start.min_loaded);
+  const HeadClasses classes = parent.classes(run.data.classes());
+  const LoadReport report =
+      load_weights(run.communicator, run.files, parent.source, run.state, options, classes);
+  if (options.optimizer == Carry::kLoad) trainer.checkpointer().inherit_moments(parent.path, classes);
   run.metrics.write("warm_start", {{"parent", parent.digest},
                                    {"loaded", report.loaded_share()},
                                    {"fresh", 1 - report.loaded_share()},
-                                   {"renamed", 0.0},
-                                   {"resized", 0.0},
+                                   {"renamed", report.renamed_share()},
+                                   {"resized", report.resized_share()},
                                    {"unused", report.unused_share()},
                                    {"seconds", report.seconds},
                                    {"gb_per_s", report.gb_per_s()}});
-  if (run.is_root()) log_info("warm start from " + parent.weights + ": " + report.text());
+  if (run.is_root()) log_info("warm start from " + parent.path + ": " + report.text());
 }
 
 // Up to the first step: the weights are there, and the parent has been heard.
@@ -127,7 +135,7 @@ void prepare(const Run& run, const ParentFacts& parent, Trainer& trainer, Refere
                                                                   {"samples", trainer.progress().samples},
                                                                   {"build", build_name()}});
   if (resumed && run.is_root()) log_info("resuming at step " + std::to_string(trainer.progress().step));
-  if (!resumed) warm_start(run, parent);
+  if (!resumed) warm_start(run, parent, trainer);
   referee.hear_parent();
   if (resumed) return;
   const std::optional<Scores> validation = trainer.evaluate_validation();
@@ -267,9 +275,32 @@ ExitCode perform(Communicator& communicator, const Request& request) {
   return run_job(communicator, *request.job, request.arguments.exit_code);
 }
 
+// One process alone, before there is any MPI.
+int describe_job(const Request& request) {
+  try {
+    if (request.failure) std::rethrow_exception(request.failure);
+    set_up_torch(*request.job);
+    std::vector<int> worlds = request.arguments.worlds;
+    if (worlds.empty()) worlds.push_back(request.job->run.workers);
+    const auto answer = describe(posix_file_system(), *request.job, worlds, request.arguments.schedule);
+    std::puts(answer.dump().c_str());
+    return static_cast<int>(ExitCode::kDone);
+  } catch (const Error& error) {
+    log_error(error.what());
+    return static_cast<int>(error.code());
+  } catch (const c10::Error& error) {
+    log_error(error.what_without_backtrace());
+    return static_cast<int>(ExitCode::kFailed);
+  }
+}
+
 }  // namespace
 
 int worker_main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "--describe") {
+    start_log({0, 1, {}});
+    return describe_job(Request(argc, argv));
+  }
   MpiSession session(&argc, &argv);
   start_log({session.rank(), session.world(), {}});
   try {

@@ -87,6 +87,9 @@ class Live:
             time.sleep(0.005)
         return found
 
+    def has_ended(self):
+        return self._process.poll() is not None
+
     def signal(self, number):
         """Sends a signal to the command itself, not to what it started."""
         self._process.send_signal(number)
@@ -203,6 +206,19 @@ class Case(unittest.TestCase):
     def skipTest(self, reason):
         print(f"[  SKIPPED ] {self.id()}: {reason} (0 ms)", flush=True)   # as GoogleTest does: scripts/test.sh counts both
         super().skipTest(reason)
+
+    @contextlib.contextmanager
+    def small_disk(self, kibibytes):
+        place = self.folder / "disk"
+        place.mkdir()
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", place],
+                               capture_output=True, text=True)
+        if mount.returncode != 0:
+            self.skipTest("a small disk needs the right to mount one: " + mount.stderr.strip())
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", place], check=True)
 
     def write_data(self, data, name="data.safetensors"):
         save_file(data, self.folder / name)

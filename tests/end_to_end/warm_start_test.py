@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retraining day by day: what a child takes from its parent, how both are compared, and what the line then serves."""
 
+import json
 import unittest
 
 import numpy
@@ -16,7 +17,9 @@ SHAPES = {"layers.0.weight": (24, 8), "layers.0.bias": (24,), "layers.1.weight":
           "layers.2.weight": (4, 16), "layers.2.bias": (4,)}
 
 
-class Retraining(harness.Case):
+class Line(harness.Case):
+    """A job that is retrained day by day, and what tests ask of it."""
+
     def setUp(self):
         super().setUp()
         for number, day in enumerate(DAYS, 1):
@@ -86,6 +89,8 @@ class Retraining(harness.Case):
         return [event for event in harness.events(directory, "eval")
                 if event["model"] == model and event["set"] == chosen]
 
+
+class Retraining(Line):
     def test_first_day(self):
         result = self.run_well(self.job, workers=2)
         self.assert_says(result, "nothing is promoted in this line yet: starting cold", "verdict: promoted (first)")
@@ -327,9 +332,9 @@ class Retraining(harness.Case):
         self.assert_says(result, "layers.1.weight", "[16, 25]", "[16, 24]", "initial.safetensors", "hint:")
 
     def test_wrong_type(self):
-        self.initial(layers__1__weight=numpy.zeros((16, 24), numpy.float64))
+        self.initial(layers__1__weight=numpy.zeros((16, 24), numpy.int64))
         result = self.start_from_initial(code=78)
-        self.assert_says(result, "layers.1.weight", "F64", "F32", "initial.safetensors", "hint:")
+        self.assert_says(result, "layers.1.weight", "I64", "F32", "initial.safetensors", "hint:")
 
     def test_refused_start_can_be_corrected(self):
         """A run that never took a step does not hold its directory."""
@@ -345,6 +350,151 @@ class Retraining(harness.Case):
             directory = self.folder / f"child-{number}"
             self.run_well(self.job, f"warm_start.from={source}", f"run.directory={directory}", "run.duration=1ep")
             self.assertEqual(harness.events(directory, "warm_start")[0]["parent"], self.digest(served))
+
+
+class Components(Line):
+    """What of the parent is taken, and what is not."""
+
+    def start(self, parent, *settings, code=0, **kwargs):
+        """A run of its own, outside the line, that starts from `parent` and takes one step of no length."""
+        directory = self.folder / f"child-{len(list(self.folder.glob('child-*')))}"
+        result = self.run_well(self.job, TWO_DAYS, f"warm_start.from={parent}", f"run.directory={directory}",
+                               "run.duration=1ba", "schedule.warmup=1ba", "run.log_every=1ba", *settings, code=code, **kwargs)
+        return result, directory
+
+    def renamed(self, served, change):
+        """A safetensors file with the served weights under other names or of other types."""
+        path = self.folder / "other.safetensors"
+        save_file(dict(change(name, tensor) for name, tensor in load_file(served / "model.safetensors").items()), path)
+        return path
+
+    def setUp(self):
+        super().setUp()
+        self.train_day_1()
+        self.weights = load_file(self.served() / "model.safetensors")
+
+    def assert_like_parent(self, directory, names):
+        """A first step at rate zero moves nothing: what was loaded is there as it was."""
+        there = harness.weights(directory)
+        for name, tensor in self.weights.items():
+            self.assertEqual((there[name] == tensor).all(), name in names, name)
+
+    def test_renamed(self):
+        other = self.renamed(self.served(), lambda name, tensor: ("backbone." + name, tensor))
+        self.start(other, code=78)
+        result, directory = self.start(other, 'warm_start.rename=[["^backbone\\\\.", ""]]', workers=2)
+        self.assert_says(result, "renamed: backbone.layers.0.bias as layers.0.bias")
+        self.assert_like_parent(directory, SHAPES)
+        event = harness.events(directory, "warm_start")[0]
+        self.assertEqual([event["loaded"], event["renamed"], event["resized"]], [1, 1, 0])
+
+    def test_halves(self):
+        other = self.renamed(self.served(), lambda name, tensor: (name, tensor.astype(numpy.float16)))
+        result, directory = self.start(other)
+        self.assert_says(result, "converted: ")
+        there = harness.weights(directory)
+        for name, tensor in self.weights.items():
+            self.assertTrue((there[name] == tensor.astype(numpy.float16).astype(numpy.float32)).all())
+
+    def test_included_and_excluded(self):
+        body = [name for name in SHAPES if not name.startswith("layers.2.")]
+        for settings in ('warm_start.exclude=["layers.2.*"]',), ('warm_start.include=["layers.0.*", "layers.1.*"]',):
+            _, directory = self.start(self.served(), *settings, "warm_start.min_loaded=0.5", workers=2)
+            self.assert_like_parent(directory, body)
+        result, _ = self.start(self.served(), 'warm_start.exclude=["layer.2.*"]', code=78)
+        self.assert_says(result, "'layer.2.*' matches no tensor of the model")
+
+    def test_shards(self):
+        """As Hugging Face cuts large models; the model card says what they were made from."""
+        folder = self.folder / "hub"
+        folder.mkdir()
+        names = sorted(SHAPES)
+        parts = {"model-00001-of-00002.safetensors": names[:3], "model-00002-of-00002.safetensors": names[3:]}
+        for file, some in parts.items():
+            save_file({name: self.weights[name] for name in some}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(
+            {"metadata": {"total_size": 1}, "weight_map": {name: file for file, some in parts.items() for name in some}}))
+        (folder / "README.md").write_text("---\nlicense: mit\nbase_model: someone/something\n---\n# A model\n")
+        _, directory = self.start(folder, workers=2)
+        self.assert_like_parent(directory, SHAPES)
+        origin = harness.document(harness.latest(directory) / "lineage.json")["origin"]
+        self.assertEqual(origin["base_model"], "someone/something")
+        self.assertEqual(set(origin["files"]), set(parts))
+        grandchild = self.start(directory)[1]
+        self.assertEqual(harness.document(harness.latest(grandchild) / "lineage.json")["origin"], origin)
+
+    def test_pickles_are_refused(self):
+        folder = self.folder / "hub"
+        folder.mkdir()
+        (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04 and so on")
+        for path in folder, folder / "pytorch_model.bin":
+            result, _ = self.start(path, code=78)
+            self.assert_says(result, "safetensors.torch.save_file")
+
+    def test_moments(self):
+        """One more step of a run, and the first of a child with its moments, are the same step."""
+        constant = "schedule.decay=constant", "data.shuffle=false", "optimizer.momentum=0.9", "schedule.warmup=0ba"
+        parent, longer, child, fresh = (self.folder / name for name in ("p", "l", "c", "f"))
+        one_day = "data.increments=[\"day1.safetensors\"]", "evaluation.test=0", "evaluation.validation=0"
+        epoch = 19   # steps of 600 samples in 32s
+        for workers, directory, settings in (
+                (2, parent, ("warm_start.strategy=cold", f"run.duration={epoch}ba")),
+                (2, longer, ("warm_start.strategy=cold", f"run.duration={epoch + 3}ba")),
+                (3, child, (f"warm_start.from={parent}", "warm_start.load.optimizer=load", "run.duration=3ba")),
+                (2, fresh, (f"warm_start.from={parent}", "run.duration=3ba"))):
+            self.run_well(self.job, *constant, *one_day, f"run.directory={directory}", f"warm_start.from={self.served()}",
+                          *settings, workers=workers)
+        longer, child, fresh = (harness.weights(directory)["layers.0.weight"] for directory in (longer, child, fresh))
+        self.assertLess(abs(longer - child).max(), 1e-6)
+        self.assertGreater(abs(longer - fresh).max(), 1e-4)
+
+    def test_moments_of_bare_weights_are_refused(self):
+        result, _ = self.start(self.served() / "model.safetensors", "warm_start.load.optimizer=load", code=78)
+        self.assert_says(result, "there are no moments beside bare weights")
+
+    def test_moments_need_their_weights(self):
+        result, _ = self.start(self.served(), "warm_start.load.optimizer=load", "warm_start.load.weights=reset",
+                               "warm_start.load.batch_norm=reset", code=78)
+        self.assert_says(result, "warm_start.load.optimizer is \"load\" without the weights")
+
+    def test_each_node_reads(self):
+        one, other = (self.start(self.served(), f"warm_start.read={reader}", workers=2)[1] for reader in ("rank0", "each-node"))
+        self.assertEqual(harness.model_bytes(one), harness.model_bytes(other))
+
+
+class GrowingHead(Line):
+    """Day 2 brings a class that day 1 did not have."""
+
+    def setUp(self):
+        super().setUp()
+        more = harness.clusters(600, classes=5, spread=0.5, seed=2, centres_seed=2)
+        self.write_data(more, "day2.safetensors")
+
+    def test_old_rows_stay(self):
+        self.train_day_1()
+        old = load_file(self.served() / "model.safetensors")
+        result = self.train_day_2("run.duration=1ba", "schedule.warmup=1ba")   # at rate zero
+        self.assert_says(result, "resized: layers.2.bias and layers.2.weight")
+        new = harness.weights(self.newest())
+        self.assertEqual(new["layers.2.weight"].shape, (5, 16))
+        self.assertTrue((new["layers.2.weight"][:4] == old["layers.2.weight"]).all())
+        self.assertTrue((new["layers.2.bias"][:4] == old["layers.2.bias"]).all())
+        self.assertGreater(abs(new["layers.2.weight"][4]).max(), 0)
+        self.assertTrue((new["layers.0.weight"] == old["layers.0.weight"]).all())
+
+    def test_moments_of_old_rows_stay(self):
+        self.train_day_1()
+        self.run_well(self.job, TWO_DAYS, "warm_start.load.optimizer=load", workers=2)
+        self.assertGreater(self.verdict(self.newest())["new"]["child"], 0.9)
+
+    def test_the_verdict_counts_the_new_class_against_the_parent(self):
+        self.train_day_1()
+        self.train_day_2()
+        verdict = self.verdict(self.newest())
+        self.assertEqual(verdict["verdict"], "promoted")
+        self.assertGreater(verdict["new"]["child"], 0.9)
+        self.assertLess(verdict["new"]["parent"], 0.85)   # a fifth of the samples is of the class it does not know
+        self.assertEqual(harness.document(self.served() / "model.json")["classes"], ["0", "1", "2", "3", "4"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/describe.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/error.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "data/split.h"
+#include "models/model.h"
+#include "schedules/schedule.h"
+#include "warmstart/load_weights.h"
+#include "warmstart/parent.h"
+#include "worker/model_card.h"
+#include "worker/preflight.h"
+
+namespace rekindle {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::optional<Parent> parent_of(FileSystem& files, const Job& job) {
+  if (job.warm_start.from.empty()) return std::nullopt;
+  return find_parent(files, job.warm_start.from, job.run.line);
+}
+
+ordered_json to_json(const LoadReport& report, const Parent& parent, const WarmStartOptions& options) {
+  ordered_json renamed = ordered_json::array();
+  for (const auto& [from, to] : report.renamed) renamed.push_back({{"from", from}, {"to", to}});
+  return {{"from", parent.source.path.string()},
+          {"parent", parent.digest},
+          {"loaded_share", report.loaded_share()},
+          {"min_loaded", options.min_loaded},
+          {"enough", options.weights == Carry::kReset || report.loaded_share() >= options.min_loaded},
+          {"bytes", report.bytes},
+          {"loaded", report.loaded},
+          {"renamed", renamed},
+          {"resized", report.resized},
+          {"converted", report.converted},
+          {"fresh", report.fresh},
+          {"unused", report.unused}};
+}
+
+int64_t steps_of(const Timeline& timeline, const Length& duration) {
+  const double samples = timeline.samples_in(duration, 0);
+  const auto steps = timeline.steps_at(static_cast<int64_t>(std::ceil(samples)));
+  return steps + (static_cast<double>(timeline.samples_after(steps)) < samples ? 1 : 0);
+}
+
+ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, int world) {
+  const Schedule schedule(job.schedule, timeline, job.run.duration);
+  const int cut = virtual_workers(job, world);
+  const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
+  const int64_t most = job.batch.microbatch > 0 ? job.batch.microbatch : share;
+  const int64_t passes = std::max<int64_t>(1, (share + most - 1) / most);
+  const bool by_time = job.run.duration.is_time();
+  ordered_json row{{"workers", world},
+                   {"global_batch", job.batch.global},
+                   {"per_worker", (timeline.batch_at(0) + world - 1) / world},
+                   {"accumulation", passes * ((cut + world - 1) / world)},
+                   {"peak_lr", schedule.peak()}};
+  if (by_time) {
+    row["seconds"] = schedule.end();
+    row["warmup_seconds"] = schedule.warmup();
+    return row;
+  }
+  const int64_t steps = steps_of(timeline, job.run.duration);
+  row["steps"] = steps;
+  row["samples"] = timeline.samples_after(steps);
+  row["epochs"] =
+      static_cast<double>(timeline.samples_after(steps)) / static_cast<double>(timeline.epoch_samples());
+  row["warmup_samples"] = schedule.warmup();
+  row["warmup_steps"] = timeline.steps_at(static_cast<int64_t>(std::llround(schedule.warmup())));
+  return row;
+}
+
+ordered_json rates(const Job& job, const Timeline& timeline) {
+  if (job.run.duration.is_time()) {
+    throw bad_input("a run that ends by the clock has no list of steps", "run.duration",
+                    "leave out --schedule");
+  }
+  const Schedule schedule(job.schedule, timeline, job.run.duration);
+  ordered_json list = ordered_json::array();
+  const int64_t steps = steps_of(timeline, job.run.duration);
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t samples = timeline.samples_after(step);
+    list.push_back({step, samples, schedule.at({samples, step, 0})});
+  }
+  return list;
+}
+
+}  // namespace
+
+ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>& worlds, bool schedule) {
+  const std::optional<Parent> parent = parent_of(files, job);
+  const ModelCard* card = parent && parent->checkpoint ? &parent->checkpoint->card : nullptr;
+  const Dataset data(files, job.data, card ? card->classes : std::vector<std::string>{});
+  if (card != nullptr) check_preprocessing(*card, card_of(job, data.shape(), data.classes()));
+  const Split parts = split(data, job.split);
+  const std::shared_ptr<Model> model = make_model(job.model, data.shape());
+  const NamedState state = state_of(*model);
+  const Timeline timeline(static_cast<int64_t>(parts.train.size()), job.batch.global);
+
+  int64_t parameters = 0, frozen = 0;
+  for (const auto& [name, tensor] : state.parameters) parameters += tensor.numel();
+  for (const auto& [name, tensor] : state.frozen) frozen += tensor.numel();
+  ordered_json answer{{"model", {{"name", job.model.name()}, {"parameters", parameters}, {"frozen", frozen}}},
+                      {"data",
+                       {{"samples", data.size()},
+                        {"increments", data.increments().size()},
+                        {"classes", data.classes().size()},
+                        {"train", parts.train.size()},
+                        {"validation", parts.validation.size()},
+                        {"test", parts.test.size()}}},
+                      {"warm_start", nullptr},
+                      {"worlds", ordered_json::array()}};
+  if (parent && job.warm_start.strategy == Strategy::kWarm) {
+    HeadClasses classes;
+    if (card != nullptr && card->classes != data.classes()) classes = {card->classes, data.classes()};
+    answer["warm_start"] = to_json(plan_load(files, parent->source.path, state, job.warm_start, classes),
+                                   *parent, job.warm_start);
+  }
+  for (const int world : worlds) {
+    check_fits(job, *model, static_cast<int64_t>(parts.train.size()), world);
+    answer["worlds"].push_back(for_world(job, timeline, least_samples(*model), world));
+  }
+  if (schedule) answer["schedule"] = rates(job, timeline);
+  return answer;
+}
+
+}  // namespace rekindle
