@@ -62,6 +62,16 @@ std::string must_be_sizes(const std::string& text) {
   return {};
 }
 
+// As must_be_sizes, of numbers that a machine could have.
+std::string must_be_worlds(const std::string& text) {
+  if (!must_be_sizes(text).empty() || text.size() > 100) return "'" + text + "' is not a list such as 1,8,64";
+  std::istringstream worlds(text);
+  for (std::string world; std::getline(worlds, world, ',');) {
+    if (world.size() > kMostDigits) return "'" + world + "' is not a number of workers";
+  }
+  return {};
+}
+
 void add_bench_all_reduce(CLI::App& bench, BenchCommand& asked) {
   CLI::App* command = bench.add_subcommand(
       "allreduce", "Sum memory over all workers, and copy as many bytes as the limit of what can be");
@@ -112,6 +122,53 @@ std::vector<CLI::App*> add_bench(CLI::App& program, BenchCommand& asked) {
   return commands;
 }
 
+void add_worker_option(CLI::App& command, std::filesystem::path& worker) {
+  command.add_option("--worker", worker, "Your own worker; default: rekindle-worker beside this program")
+      ->type_name("PATH");
+}
+
+CLI::App* add_plan(CLI::App& program, PlanCommand& plan) {
+  CLI::App* command = program.add_subcommand(
+      "plan", "What a job would be on so many workers, and what a warm start would load; nothing is started");
+  command->add_option("JOB", plan.job, "The job file")->required()->type_name("");
+  command->add_option("key=value", plan.overrides, "Laid over the job file")
+      ->check(must_be_override)
+      ->type_name("");
+  command
+      ->add_option("--workers", plan.workers,
+                   "Numbers of workers, as in 1,8,64; default: run.workers of the job")
+      ->check(must_be_worlds)
+      ->type_name("N,...");
+  add_worker_option(*command, plan.worker);
+  command->add_flag("--json", plan.json, "JSON instead of a table");
+  command->add_flag("--schedule", plan.schedule,
+                    "With --json: step, samples and learning rate of every step");
+  return command;
+}
+
+// Returns what was added, to be asked which of them was meant.
+std::vector<CLI::App*> add_looks(CLI::App& program, LookCommand& look) {
+  const std::pair<const char*, const char*> one_path[] = {
+      {"inspect", "What a checkpoint, run, line or file of weights is"},
+      {"verify",
+       "Read every byte of a checkpoint, or of all of a run or line: ends with 1 where one is damaged"},
+      {"lineage", "The tree of models that were trained from one another"}};
+  std::vector<CLI::App*> commands;
+  for (const auto& [name, meaning] : one_path) {
+    commands.push_back(program.add_subcommand(name, meaning));
+    commands.back()->add_option("PATH", look.path, "A checkpoint, run or line")->required()->type_name("");
+  }
+  commands.push_back(
+      program.add_subcommand("diff", "What changed from one model to another: job, data, tensors"));
+  commands.back()
+      ->add_option("A", look.path, "A checkpoint, run, line or file of weights")
+      ->required()
+      ->type_name("");
+  commands.back()->add_option("B", look.other, "The same")->required()->type_name("");
+  for (CLI::App* command : commands) command->add_flag("--json", look.json, "JSON instead of a table");
+  return commands;
+}
+
 Error usage_error(const std::string& what, std::string_view slip, const std::vector<std::string>& known,
                   const std::string& help) {
   const std::string near = nearest(slip.substr(0, slip.find('=')), known);
@@ -129,7 +186,8 @@ void must_be_one_of(const std::string& word, const std::vector<std::string>& kno
 
 void must_begin_with_command(int argc, const char* const* argv) {
   const auto word = [&](int i) { return std::string(argc > i ? argv[i] : ""); };
-  must_be_one_of(word(1), {"run", "bench"}, "command", "rekindle --help");
+  must_be_one_of(word(1), {"run", "plan", "inspect", "verify", "lineage", "diff", "bench"}, "command",
+                 "rekindle --help");
   if (word(1) == "bench") must_be_one_of(word(2), {"allreduce", "step"}, "bench", "rekindle bench --help");
 }
 
@@ -142,6 +200,14 @@ std::string slip_in(int argc, const char* const* argv, const std::vector<std::st
   return {};
 }
 
+std::vector<std::string> options_of(const std::string& command) {
+  if (command == "run") return {"--worker", "--dry-run", "--exit-code", "--help", "--version"};
+  if (command == "plan") return {"--worker", "--workers", "--schedule", "--json", "--help"};
+  if (command == "bench")
+    return {"--worker", "--bytes", "--dtype", "--seconds", "--steps", "--json", "--help"};
+  return {"--json", "--help"};
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
@@ -150,6 +216,10 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   program.set_version_flag("--version", "rekindle " REKINDLE_VERSION);
   program.require_subcommand(1);
   add_run(program, line.run);
+  PlanCommand plan;
+  const CLI::App* const planning = add_plan(program, plan);
+  LookCommand look;
+  const std::vector<CLI::App*> looks = add_looks(program, look);
   BenchCommand bench;
   const std::vector<CLI::App*> benches = add_bench(program, bench);
 
@@ -161,13 +231,15 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion&) {
     line.answer = program.version() + "\n";
   } catch (const CLI::ParseError& error) {
-    const bool run = std::string_view(argv[1]) == "run";
-    const std::vector<std::string> options =
-        run ? std::vector<std::string>{"--worker", "--dry-run", "--exit-code", "--help", "--version"}
-            : std::vector<std::string>{"--worker", "--bytes", "--dtype", "--seconds",
-                                       "--steps",  "--json",  "--help"};
-    throw usage_error(error.what(), slip_in(argc, argv, options), options,
-                      run ? "rekindle run --help" : "rekindle bench --help");
+    const std::string command = argv[1];
+    const std::vector<std::string> options = options_of(command);
+    throw usage_error(error.what(), slip_in(argc, argv, options), options, "rekindle " + command + " --help");
+  }
+  if (planning->parsed()) line.plan = plan;
+  for (const CLI::App* command : looks) {
+    if (!command->parsed()) continue;
+    look.what = command->get_name();
+    line.look = look;
   }
   for (const CLI::App* command : benches) {
     if (!command->parsed()) continue;

@@ -30,10 +30,29 @@ struct BenchCommand {
   std::vector<std::string> overrides;  // of step
 };
 
+// `rekindle plan JOB ...`, as it was typed.
+struct PlanCommand {
+  std::filesystem::path job;
+  std::string workers;           // --workers 1,8,64; empty: the job says
+  std::filesystem::path worker;  // --worker
+  bool json = false;
+  bool schedule = false;
+  std::vector<std::string> overrides;
+};
+
+// `rekindle inspect|verify|lineage PATH` or `rekindle diff A B`, as it was typed.
+struct LookCommand {
+  std::string what;
+  std::filesystem::path path, other;  // `other` of diff
+  bool json = false;
+};
+
 struct CommandLine {
   std::string answer;  // of --help and --version: print it and be done; else empty
   RunCommand run;
-  std::optional<BenchCommand> bench;  // then there is nothing to run
+  std::optional<BenchCommand> bench;  // where one of these is there, nothing is run
+  std::optional<PlanCommand> plan;
+  std::optional<LookCommand> look;
 };
 
 // Throws Error (64) that names what is wrong and, for a slip, the nearest known word.

@@ -139,10 +139,22 @@ Launch compose_mpirun(const BenchCommand& command, int workers, int threads, dou
   return launch;
 }
 
-std::string shell_line(const Launch& launch) {
+Launch compose_describe(const PlanCommand& command, int threads) {
+  Launch launch{.program = find_worker(command.worker),
+                .arguments = {"--describe", command.job.string()},
+                .environment = {{"OMP_NUM_THREADS", std::to_string(threads)}},
+                .saves = false};
+  if (!command.workers.empty())
+    launch.arguments.insert(launch.arguments.end(), {"--worlds", command.workers});
+  if (command.schedule) launch.arguments.emplace_back("--schedule");
+  std::ranges::copy(command.overrides, std::back_inserter(launch.arguments));
+  return launch;
+}
+
+std::string shell_line(const Launch& launch, bool bare_name) {
   std::string line;
   for (const auto& [name, value] : launch.environment) line += name + "=" + shell_quoted(value) + " ";
-  line += shell_quoted(launch.program.filename().string());  // by its bare name, as supervise() starts it
+  line += shell_quoted(bare_name ? launch.program.filename().string() : launch.program.string());
   for (const std::string& argument : launch.arguments) line += " " + shell_quoted(argument);
   return line;
 }

@@ -38,7 +38,11 @@ Launch compose_mpirun(const RunCommand& command, int workers, int threads, const
 Launch compose_mpirun(const BenchCommand& command, int workers, int threads, double launched,
                       const Surroundings& surroundings);
 
-// The launch as one line for a POSIX shell in the same surroundings, quoted where it must be.
-std::string shell_line(const Launch& launch);
+// A worker's description of a job, without mpirun.
+Launch compose_describe(const PlanCommand& command, int threads);
+
+// The launch as one line for a POSIX shell in the same surroundings, quoted where it must be; the program by
+// its bare name, as supervise() starts it, or with its path.
+std::string shell_line(const Launch& launch, bool bare_name = true);
 
 }  // namespace rekindle

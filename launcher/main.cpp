@@ -6,6 +6,8 @@
 #include "job/job.h"
 #include "launcher/command_line.h"
 #include "launcher/compose.h"
+#include "launcher/look.h"
+#include "launcher/plan.h"
 #include "launcher/supervise.h"
 
 namespace {
@@ -38,8 +40,18 @@ ExitCode bench(const BenchCommand& command, double launched) {
   return supervise(compose_mpirun(command, workers, threads, launched, look_around(command.worker)));
 }
 
+ExitCode look(const LookCommand& command) {
+  FileSystem& files = posix_file_system();
+  if (command.what == "inspect") return inspect(files, command.path, command.json);
+  if (command.what == "verify") return verify(files, command.path, command.json);
+  if (command.what == "lineage") return lineage(files, command.path, command.json);
+  return diff(files, command.path, command.other, command.json);
+}
+
 ExitCode perform(const CommandLine& line, double launched) {
   if (!line.answer.empty()) return answer(line.answer);
+  if (line.plan) return plan(*line.plan);
+  if (line.look) return look(*line.look);
   return line.bench ? bench(*line.bench, launched) : run(line.run);
 }
 

@@ -50,9 +50,42 @@ TEST(CommandLine, AnswersHelpAndVersion) {
   EXPECT_NE(parse({"run", "--help"}).answer.find("--dry-run"), std::string::npos);
 }
 
+TEST(CommandLine, ReadsPlan) {
+  const PlanCommand plan =
+      *parse({"plan", "job.toml", "--workers", "1,8,64", "--worker", "./w", "--json", "--schedule", "a=1"})
+           .plan;
+  EXPECT_EQ(plan.job, "job.toml");
+  EXPECT_EQ(plan.workers, "1,8,64");
+  EXPECT_EQ(plan.worker, "./w");
+  EXPECT_TRUE(plan.json && plan.schedule);
+  EXPECT_EQ(plan.overrides, (std::vector<std::string>{"a=1"}));
+  EXPECT_FALSE(parse({"plan", "job.toml"}).look);
+  EXPECT_NE(usage_error({"plan", "job.toml", "--workers", "1,,2"}).find("not a list"), std::string::npos);
+  EXPECT_NE(usage_error({"plan", "job.toml", "--workers", "12345678"}).find("number of workers"),
+            std::string::npos);
+  EXPECT_NE(usage_error({"plan", "job.toml", "--scheduel"}).find("did you mean '--schedule'?"),
+            std::string::npos);
+}
+
+TEST(CommandLine, ReadsTheCommandsThatLook) {
+  for (const char* what : {"inspect", "verify", "lineage"}) {
+    const LookCommand look = *parse({what, "runs/fashion", "--json"}).look;
+    EXPECT_EQ(look.what, what);
+    EXPECT_EQ(look.path, "runs/fashion");
+    EXPECT_TRUE(look.json);
+    EXPECT_NE(usage_error({what}).find("PATH"), std::string::npos);
+  }
+  const LookCommand diff = *parse({"diff", "a", "b"}).look;
+  EXPECT_EQ(diff.what, "diff");
+  EXPECT_EQ(diff.path, "a");
+  EXPECT_EQ(diff.other, "b");
+  EXPECT_FALSE(diff.json);
+  EXPECT_NE(usage_error({"diff", "a"}).find("B is required"), std::string::npos);
+}
+
 TEST(CommandLine, NamesWhatIsWrong) {
   EXPECT_NE(usage_error({}).find("a command is missing"), std::string::npos);
-  EXPECT_NE(usage_error({"plan", "job.toml"}).find("no command 'plan'"), std::string::npos);
+  EXPECT_NE(usage_error({"sing", "job.toml"}).find("no command 'sing'"), std::string::npos);
   EXPECT_NE(usage_error({"runn", "job.toml"}).find("did you mean 'run'?"), std::string::npos);
   EXPECT_NE(usage_error({"run"}).find("JOB"), std::string::npos);
   EXPECT_NE(usage_error({"run", "job.toml", "--dryrun"}).find("did you mean '--dry-run'?"),

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "launcher/plan.h"
+
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "job/job.h"
+#include "launcher/compose.h"
+#include "launcher/table.h"
+
+namespace rekindle {
+namespace {
+
+using nlohmann::ordered_json;
+
+// What the worker printed; its complaints go to standard error by themselves.
+std::string ask(const Launch& launch, ExitCode& code) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(
+      popen(("exec env " + shell_line(launch, false)).c_str(), "r"), [](FILE*) { return 0; });
+  if (!pipe) throw system_error("cannot start", errno, launch.program.string());
+  std::string text;
+  char chunk[1 << 14];
+  while (const size_t count = fread(chunk, 1, sizeof chunk, pipe.get())) text.append(chunk, count);
+  const int status = pclose(pipe.get());
+  code = WIFEXITED(status) ? static_cast<ExitCode>(WEXITSTATUS(status)) : ExitCode::kFailed;
+  return text;
+}
+
+std::string percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f %%", 100 * share);
+  return text;
+}
+
+std::string some_of(const ordered_json& list) {
+  constexpr size_t kMost = 12;
+  std::string text;
+  for (size_t i = 0; i < list.size() && i < kMost; ++i) {
+    const ordered_json& item = list[i];
+    text += (i ? ", " : "") +
+            (item.is_string() ? item.get<std::string>()
+                              : item["from"].get<std::string>() + " as " + item["to"].get<std::string>());
+  }
+  return list.size() > kMost ? text + " and " + std::to_string(list.size() - kMost) + " more" : text;
+}
+
+void print_warm_start(const ordered_json& load) {
+  std::printf("\nwarm start from %s\n", load["from"].get<std::string>().c_str());
+  std::vector<std::vector<std::string>> rows{
+      {"  loaded", percent(load["loaded_share"]) + " of the parameters, " +
+                       std::to_string(load["loaded"].size()) + " tensors, " + bytes_text(load["bytes"])}};
+  for (const char* part : {"renamed", "resized", "converted", "fresh", "unused"})
+    if (!load[part].empty()) rows.push_back({std::string("  ") + part, some_of(load[part])});
+  std::fputs(table(rows).c_str(), stdout);
+}
+
+std::string cell(const ordered_json& row, const char* key) {
+  if (!row.contains(key)) return "";
+  const ordered_json& value = row[key];
+  return value.is_number_float() ? short_number(value) : grouped(value.get<int64_t>());
+}
+
+void print_worlds(const ordered_json& worlds) {
+  const bool by_time = worlds[0].contains("seconds");
+  std::vector<const char*> keys{"workers", "global_batch", "per_worker", "accumulation"};
+  std::vector<std::string> heading{"workers", "global batch", "a worker", "passes"};
+  if (by_time) {
+    keys.insert(keys.end(), {"seconds", "warmup_seconds"});
+    heading.insert(heading.end(), {"seconds", "warm-up, s"});
+  } else {
+    keys.insert(keys.end(), {"steps", "samples", "epochs", "warmup_steps"});
+    heading.insert(heading.end(), {"steps", "samples", "epochs", "warm-up, steps"});
+  }
+  keys.push_back("peak_lr");
+  heading.emplace_back("peak rate");
+  std::vector<std::vector<std::string>> rows{heading};
+  for (const ordered_json& world : worlds) {
+    rows.emplace_back();
+    for (const char* key : keys) rows.back().push_back(cell(world, key));
+  }
+  std::printf("\n%s", table(rows).c_str());
+}
+
+void print(const ordered_json& answer) {
+  const ordered_json &model = answer["model"], &data = answer["data"];
+  std::printf("%s: %s parameters", model["name"].get<std::string>().c_str(),
+              grouped(model["parameters"]).c_str());
+  if (model["frozen"] != 0) std::printf(", %s frozen", grouped(model["frozen"]).c_str());
+  std::printf(
+      "\n%s samples in %s: %s to train on, %s for validation, %s for the test; %s classes\n",
+      grouped(data["samples"]).c_str(),
+      (grouped(data["increments"]) + (data["increments"] == 1 ? " increment" : " increments")).c_str(),
+      grouped(data["train"]).c_str(), grouped(data["validation"]).c_str(), grouped(data["test"]).c_str(),
+      grouped(data["classes"]).c_str());
+  if (!answer["warm_start"].is_null()) print_warm_start(answer["warm_start"]);
+  print_worlds(answer["worlds"]);
+}
+
+// One object a number of workers, with what is the same for all in each.
+ordered_json list_of(const ordered_json& answer) {
+  ordered_json list = ordered_json::array();
+  for (ordered_json world : answer["worlds"]) {
+    for (const char* key : {"model", "data", "warm_start"}) world[key] = answer[key];
+    if (answer.contains("schedule")) world["schedule"] = answer["schedule"];
+    list.push_back(std::move(world));
+  }
+  return list;
+}
+
+}  // namespace
+
+ExitCode plan(const PlanCommand& command) {
+  const Job job = read_job(command.job, command.overrides);  // mistakes are told before anything is started
+  ExitCode code = ExitCode::kDone;
+  const std::string text = ask(compose_describe(command, job.run.threads), code);
+  if (code != ExitCode::kDone) return code;
+  const ordered_json answer = ordered_json::parse(text);
+  command.json ? static_cast<void>(std::puts(list_of(answer).dump(2).c_str())) : print(answer);
+  const ordered_json& load = answer["warm_start"];
+  if (load.is_null() || load["enough"]) return ExitCode::kDone;
+  std::fflush(stdout);
+  throw bad_input("too little would be loaded: " + percent(load["loaded_share"]) +
+                      " of the parameters, and "
+                      "warm_start.min_loaded is " +
+                      percent(load["min_loaded"]),
+                  load["from"], "check the model and the names of its tensors; warm_start.rename maps them");
+}
+
+}  // namespace rekindle
