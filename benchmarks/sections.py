@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is compared: for each section its contenders, and the ratios that matter."""
 import dataclasses
+import json
+import os
 import pathlib
+import shutil
 import subprocess
 from collections.abc import Callable
 
@@ -224,6 +227,128 @@ def all_reduce(folder):
     return Section("allreduce", "All-reduce of float32 on 2 workers", contenders, columns, ratios)
 
 
+# Starting and saving: 1 GB each, the file in the page cache.
+
+START_HIDDEN, SAVE_HIDDEN = "9000,9000,9000,9000", "6200,6200,6200"   # 250 M weights; 82 M, with their moments of AdamW
+CHECKPOINT_JOB = """
+[model]
+hidden = [{hidden}]
+[data]
+path = "few.safetensors"
+[batch]
+global = 8
+[optimizer]
+name = "{optimizer}"
+[schedule]
+base_lr = 0.001
+[run]
+directory = "{directory}"
+duration = "{steps}ba"
+"""
+
+
+def checkpoint_job(folder, name, hidden, optimizer, steps):
+    if not (folder / "few.safetensors").exists():
+        code = ("import sys, torch; from safetensors.torch import save_file; "
+                "save_file({'x': torch.rand(512, 784), 'y': torch.arange(512) % 10}, sys.argv[1])")
+        subprocess.run([PYTHON, "-c", code, folder / "few.safetensors"], check=True)
+    path = folder / f"{name}.toml"
+    path.write_text(CHECKPOINT_JOB.format(hidden=hidden, optimizer=optimizer, directory=name, steps=steps))
+    return path
+
+
+def events_of(folder, name, job, workers, *overrides):
+    """What a run of ours says of itself; the run is removed."""
+    subprocess.run([REKINDLE, "run", job, "-n", str(workers), *overrides], cwd=folder, check=True, capture_output=True,
+                   env=dict(os.environ, OMP_NUM_THREADS="1"))
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    shutil.rmtree(folder / name)
+    return [json.loads(line) for line in lines]
+
+
+def peer(folder, case, hidden, workers=0):
+    """A case of peers/checkpoints.py; without workers it is one process."""
+    file = folder / f"weights-{hidden.replace(',', '-')}.pt"
+    arguments = ["--file", file, "--case", case, "--hidden", hidden]
+
+    def run():
+        if case in ("all-load", "rank0-broadcast") and not file.exists():
+            subprocess.run([PYTHON, HERE / "peers/checkpoints.py", *arguments[:3], "prepare", *arguments[4:]], check=True,
+                           capture_output=True)
+        command = ([PYTHON, HERE / "peers/checkpoints.py", *arguments] if workers == 0
+                   else measure.torchrun(workers, "checkpoints.py", *arguments))
+        figures = measure.run(command, folder)[0]
+        for left in folder.glob("*.dcp-*"):
+            shutil.rmtree(left)
+        return figures
+    return run
+
+
+def start(folder):
+    """Weights of 1 GB: from the file to all workers, verified."""
+    parent = checkpoint_job(folder, "parent", START_HIDDEN, "sgd", 1)
+    child = checkpoint_job(folder, "child", START_HIDDEN, "sgd", 1)
+    model = folder / "parent/checkpoints/latest/model.safetensors"
+
+    def has_parent():
+        if not model.exists():
+            subprocess.run([REKINDLE, "run", parent], cwd=folder, check=True, capture_output=True)
+        model.read_bytes()   # into the page cache
+
+    def ours_warm(workers):
+        def run():
+            has_parent()
+            events = events_of(folder, "child", child, workers, "warm_start.from=parent", "checkpoint.verify=false")
+            return {"s": next(event["seconds"] for event in events if event["event"] == "warm_start")}
+        return run
+
+    def read():
+        has_parent()
+        return measure.run([PYTHON, HERE / "peers/checkpoints.py", "--file", model, "--case", "plain-read", "--hidden",
+                            START_HIDDEN], folder)[0]
+
+    plain, loads, expert = "the file read once, one process", "DDP, torch.load on each rank", \
+        "DDP, rank 0 maps and broadcasts each tensor"
+    contenders = {OURS: ours_warm(2), "rekindle, 1 worker": ours_warm(1), plain: read,
+                  loads: peer(folder, "all-load", START_HIDDEN, 2), expert: peer(folder, "rank0-broadcast", START_HIDDEN, 2)}
+    ratios = [Ratio("time over the plain read's", lambda f: f[OURS]["s"] / f[plain]["s"], 1.5, False),
+              Ratio("times DDP with torch.load", lambda f: f[loads]["s"] / f[OURS]["s"], 4),
+              Ratio("times DDP with broadcasts", lambda f: f[expert]["s"] / f[OURS]["s"], 1.5)]
+    return Section("start", "Warm start, 250 M parameters (1.0 GB)", contenders, {"s": "s"}, ratios)
+
+
+def save(folder):
+    """Weights and moments of 1 GB."""
+    job = checkpoint_job(folder, "saving", SAVE_HIDDEN, "adamw", 12)
+
+    def ours_save(workers, *settings):
+        def run():
+            events = events_of(folder, "saving", job, workers, "checkpoint.every=4ba", *settings)
+            saves = [event for event in events if event["event"] == "checkpoint"]
+            return {"s": min(event["stall_ms"] for event in saves) / 1e3, "whole_s": min(event["seconds"] for event in saves)}
+        return run
+
+    one, two = "rekindle, 1 worker", OURS
+    waiting, verified = "rekindle, 1 worker, in the foreground, not read back", "rekindle, 1 worker, in the foreground"
+    copy, written, saved, dcp1, dcp2 = "memcpy", "write and fsync", "torch.save", "DCP async_save, 1 rank", \
+        "DCP async_save, 2 ranks"
+    contenders = {one: ours_save(1), two: ours_save(2),
+                  waiting: ours_save(1, "checkpoint.background=false", "checkpoint.verify=false"),
+                  verified: ours_save(1, "checkpoint.background=false"),
+                  copy: peer(folder, "memcpy", SAVE_HIDDEN), written: peer(folder, "write-fsync", SAVE_HIDDEN),
+                  saved: peer(folder, "torch-save", SAVE_HIDDEN), dcp1: peer(folder, "dcp-async", SAVE_HIDDEN, 1),
+                  dcp2: peer(folder, "dcp-async", SAVE_HIDDEN, 2)}
+    ratios = [Ratio("stall over memcpy's time", lambda f: f[one]["s"] / f[copy]["s"], 1.3, False),
+              Ratio("torch.save's time over the stall", lambda f: f[saved]["s"] / f[one]["s"], 3),
+              Ratio("torch.save's time over the stall of 2 workers", lambda f: f[saved]["s"] / f[two]["s"], 6),
+              Ratio("async_save's stall over ours", lambda f: f[dcp1]["s"] / f[one]["s"], 2.5),
+              Ratio("the same, 2 ranks", lambda f: f[dcp2]["s"] / f[two]["s"], 5),
+              Ratio("whole save over write and fsync", lambda f: f[waiting]["whole_s"] / f[written]["s"], 1.15, False),
+              Ratio("the same, read back", lambda f: f[verified]["whole_s"] / f[written]["s"], 1.8, False)]
+    return Section("save", "Saving 82 M parameters with their moments (1.0 GB)", contenders,
+                   {"stall, s": "s", "until it is on the disk, s": "whole_s"}, ratios)
+
+
 def text(size):
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
@@ -232,4 +357,4 @@ SECTIONS = {"allreduce": all_reduce, "mlp": lambda folder: training(folder, "mlp
             "mlp-large": lambda folder: training(folder, "mlp-large", 1.6, 1.5),
             "resnet18": lambda folder: training(folder, "resnet18", 1.25, 1.25),
             "minilm": lambda folder: training(folder, "minilm", 1.25, 1.25),
-            "efficiency": efficiency, "memory": memory, "any-world": any_world}
+            "efficiency": efficiency, "memory": memory, "any-world": any_world, "start": start, "save": save}
