@@ -10,13 +10,20 @@ namespace rekindle {
 
 namespace fs = std::filesystem;
 
+bool looks_like_checkpoint(FileSystem& files, const fs::path& folder) {
+  if (!files.is_directory(folder)) return false;
+  const std::string name = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+  return files.exists(folder / names::kManifest) || files.exists(folder / names::kState) ||
+         names::step_in(name) >= 0;
+}
+
 Place locate(FileSystem& files, const fs::path& path) {
   if (!files.exists(path)) throw bad_input("there is nothing", path.string());
   if (!files.is_directory(path)) {
     refuse_pickle(files, path);
     return {Place::Kind::kWeights, path};
   }
-  if (files.exists(path / names::kManifest)) return {Place::Kind::kCheckpoint, path};
+  if (looks_like_checkpoint(files, path)) return {Place::Kind::kCheckpoint, path};
   for (const fs::path& link : {path / names::kPromoted, path / names::kCheckpoints / names::kLatest}) {
     if (files.exists(link)) return {Place::Kind::kCheckpoint, link};
   }

@@ -16,6 +16,9 @@ struct Place {
   std::filesystem::path path;  // of the checkpoint's directory; or as WeightFiles takes it
 };
 
+// A folder that is a checkpoint, whole or not: by its manifest, its name or what else is in it.
+bool looks_like_checkpoint(FileSystem& files, const std::filesystem::path& folder);
+
 // Throws bad_input for a path where there is nothing, for a pickle, and for anything else.
 Place locate(FileSystem& files, const std::filesystem::path& given);
 

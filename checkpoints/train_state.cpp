@@ -39,6 +39,7 @@ TrainState train_state_from_json(const nlohmann::json& json, const std::string& 
     }
     state.worlds.push_back({span.count("from_step"), static_cast<int>(world)});
   }
+  if (state.worlds.empty()) throw bad_input("\"worlds\" is empty, expected one at least", where);
   state.job_digest = fields.digest("job");
   if (json.contains("best")) {
     const Fields best(fields.object("best"), where);

@@ -143,10 +143,18 @@ void warm_start(const Case& it) {
 }
 
 void checkpoint(const Case& it) {
+  if (it.job.checkpoint.gather && it.job.warm_start.optimizer == Carry::kLoad) {
+    it.add("checkpoint.gather",
+           "is true with warm_start.load.optimizer = \"load\", which every worker reads for itself, expected "
+           "only one of them");
+  }
   const Length& length = it.job.checkpoint.keep_every;
-  if (!length.is_time()) return;
+  const bool share_of_time =
+      length.unit == Unit::kShare && it.job.run.duration.is_time() && !length.is_zero();
+  if (!length.is_time() && !share_of_time) return;
   it.add("checkpoint.keep_every",
-         "is " + quote(to_string(length)) + ", expected samples, steps, epochs or a share of the run");
+         "is " + quote(to_string(length)) +
+             ", expected samples, steps, epochs, or a share of a run that does not end by the clock");
 }
 
 void split(const Case& it) {

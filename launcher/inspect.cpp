@@ -103,7 +103,7 @@ std::vector<fs::path> all_checkpoints(FileSystem& files, const fs::path& path) {
   for (const fs::path& run : runs_in(files, path)) {
     for (const fs::path& generation : generations_in(files, run)) found.push_back(generation);
   }
-  if (found.empty() && files.exists(path) && !files.exists(path / names::kManifest))
+  if (found.empty() && files.exists(path) && !looks_like_checkpoint(files, path))
     found = generations_in(files, path);
   return found;
 }

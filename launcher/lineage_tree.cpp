@@ -7,6 +7,7 @@
 
 #include "checkpoints/checkpoint.h"
 #include "checkpoints/locate.h"
+#include "core/json.h"
 #include "core/names.h"
 #include "launcher/look.h"
 #include "launcher/table.h"
@@ -29,13 +30,20 @@ struct Node {
 std::string verdict_of(FileSystem& files, const fs::path& run) {
   const fs::path path = run / names::kVerdict;
   if (!files.exists(path)) return "";
-  return nlohmann::json::parse(read_text(files, path)).value("verdict", "");
+  try {
+    const nlohmann::json verdict = parse_json(read_text(files, path), path.string());
+    return verdict.is_object() && verdict.contains("verdict") && verdict["verdict"].is_string()
+               ? verdict["verdict"].get<std::string>()
+               : "unreadable verdict";
+  } catch (const Error&) {
+    return "unreadable verdict";
+  }
 }
 
 // The folder whose runs are asked for: the path itself, or the one that a run or checkpoint in it lies in.
 fs::path line_of(FileSystem& files, const fs::path& given) {
   if (!runs_in(files, given).empty()) return given;
-  fs::path path = locate(files, given).path;
+  fs::path path = fs::canonical(locate(files, given).path);
   while (path.has_parent_path() && path != path.parent_path()) {
     if (files.exists(path / names::kResolvedJob))
       return path.parent_path().empty() ? "." : path.parent_path();
@@ -44,13 +52,21 @@ fs::path line_of(FileSystem& files, const fs::path& given) {
   return {};
 }
 
+// Empty where the checkpoint is damaged: `rekindle verify` says how.
+std::string digest_at(FileSystem& files, const fs::path& path) {
+  try {
+    return open_checkpoint(files, path, Verify::kDocuments).digest();
+  } catch (const Error&) {
+    return "";
+  }
+}
+
 // Every checkpoint of a run may be somebody's parent; the tree shows the newest for all of them.
 std::vector<Node> nodes_of(FileSystem& files, const fs::path& line) {
   std::vector<Node> nodes;
   std::map<std::string, std::string> newest_of;  // by the digest of any generation of the same run
   std::string serving;
-  if (files.exists(line / names::kPromoted))
-    serving = open_checkpoint(files, line / names::kPromoted, Verify::kDocuments).digest();
+  if (files.exists(line / names::kPromoted)) serving = digest_at(files, line / names::kPromoted);
   for (const fs::path& run : runs_in(files, line)) {
     Node node;
     std::set<std::string> digests;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "warmstart/parent.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "checkpoints/locate.h"
@@ -26,6 +27,12 @@ std::string bare(std::string text) {
   text.erase(0, std::min(text.find_first_not_of(around), text.size()));
   text.erase(text.find_last_not_of(around) + 1);
   return text;
+}
+
+// Names on the hub are ASCII; anything else is no name.
+std::string printable(const std::string& text) {
+  const auto is_good = [](unsigned char c) { return c > 32 && c < 127; };
+  return std::ranges::all_of(text, is_good) ? text : "";
 }
 
 // Of the model card's head, which is YAML: `base_model: NAME`, or a list of which the first one counts.
@@ -55,7 +62,10 @@ Parent from_weights(FileSystem& files, const fs::path& path) {
   parent.digest = digest_of_weights(weights, digests);
   parent.source = {path, parent.digest};
   const fs::path card = path.parent_path() / "README.md";
-  if (files.exists(card)) parent.origin.base_model = base_model_in(read_text(files, card));
+  try {
+    if (files.exists(card)) parent.origin.base_model = printable(base_model_in(read_text(files, card)));
+  } catch (const Error&) {  // a folder of that name, or a text without end: then nothing is known
+  }
   return parent;
 }
 

@@ -61,15 +61,8 @@ void WeightStream::add(Task task, uint64_t bytes, std::byte* memory) {
     part.piece.offset = begin;
     part.piece.last = begin + count == bytes;
     part.piece.bytes = part.into;
+    if (!part.header) pieces_.push_back(part.piece);
   }
-}
-
-std::vector<WeightStream::Piece> WeightStream::pieces() const {
-  std::vector<Piece> pieces;
-  for (const Task& task : tasks_) {
-    if (!task.header) pieces.push_back(task.piece);
-  }
-  return pieces;
 }
 
 void WeightStream::read_all() {

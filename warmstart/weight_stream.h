@@ -45,7 +45,7 @@ class WeightStream {
   WeightStream& operator=(const WeightStream&) = delete;
 
   // All that next() will give, in order; their bytes have a length, but are not there yet.
-  std::vector<Piece> pieces() const;
+  const std::vector<Piece>& pieces() const { return pieces_; }
 
   // The next piece; false at the end. Throws what a read threw.
   bool next(Piece& piece);
@@ -71,6 +71,7 @@ class WeightStream {
 
   std::vector<std::vector<std::byte>> buffers_;
   std::vector<Task> tasks_;
+  std::vector<Piece> pieces_;
   std::vector<size_t> shard_ends_;  // in tasks_
   std::vector<std::string> digests_;
   std::unique_ptr<Digest> digest_;

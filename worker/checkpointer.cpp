@@ -64,10 +64,6 @@ CheckpointOptions store_options(const Run& run) {
     options.keep_steps = std::max<int64_t>(1, std::llround(every.value));
     return options;
   }
-  if (every.unit == Unit::kShare && duration.is_time()) {
-    throw bad_input("a share of a run that ends by the clock has no number of steps", "checkpoint.keep_every",
-                    "give it in steps, epochs or samples");
-  }
   const double all = duration.is_time() ? 0 : timeline.samples_in(duration, 0);
   const double epochs = timeline.samples_in(every, all) / static_cast<double>(timeline.epoch_samples());
   options.keep_steps =
@@ -216,9 +212,14 @@ void Checkpointer::save(const Progress& progress, const std::optional<Best>& bes
   began_ = begin;
   together(
       run_.communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
-  phase_ = Phase::kWriting;
-  together(run_.communicator, "checkpoint", [&] { take_snapshot(); });
+  try {
+    together(run_.communicator, "checkpoint", [&] { take_snapshot(); });
+  } catch (const AgreedError&) {
+    if (run_.is_root()) store_.discard(progress.step, attempt_);
+    throw;
+  }
   if (gathers()) gather_parts();
+  phase_ = Phase::kWriting;
   writing_ = std::async(std::launch::async, [this, state = state_] {
     return write_part(store_.temporary(state.progress.step, attempt_), state);
   });
@@ -275,6 +276,9 @@ void Checkpointer::finish() {
 
 void Checkpointer::give_up() {
   phase_ = Phase::kIdle;
+  if (writing_.valid()) writing_.wait();
+  if (publishing_.valid()) publishing_.wait();
+  run_.communicator.host().barrier("checkpoint");  // nobody writes into what is removed
   if (run_.is_root()) store_.discard(state_.progress.step, attempt_);
   together(run_.communicator, "checkpoint", [&] {
     if (failure_) std::rethrow_exception(failure_);
@@ -291,13 +295,14 @@ void Checkpointer::end_save() {
   broadcast_text(run_.communicator, published.digest, 0, "digest of the checkpoint");
   latest_ = published;
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began_;
-  run_.metrics.write("checkpoint", {{"step", state_.progress.step},
-                                    {"samples", state_.progress.samples},
-                                    {"path", published.path.lexically_relative(run_.directory).string()},
-                                    {"digest", published.digest},
-                                    {"bytes", published.bytes},
-                                    {"stall_ms", stall_ms_},
-                                    {"seconds", took.count()}});
+  run_.metrics.write("checkpoint",
+                     {{"step", state_.progress.step},
+                      {"samples", state_.progress.samples},
+                      {"path", published.path.lexically_relative(run_.directory).string()},
+                      {"digest", published.digest},
+                      {"bytes", published.bytes},
+                      {"stall_ms", run_.job.checkpoint.background ? stall_ms_ : 1e3 * took.count()},
+                      {"seconds", took.count()}});
   if (!published.complaint.empty()) log_warning(published.complaint);
 }
 

@@ -68,21 +68,22 @@ ParentFacts facts_of(const Parent& parent) {
 }
 
 // The parent that an unfinished run started with.
-ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& environment) {
+ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& environment,
+                            bool with_optimizer) {
   const json recorded = json::parse(read_text(files, environment))["parent"];
   if (recorded.is_null()) return {};
   const std::string path = recorded["path"];
-  const ParentFacts facts = facts_of(*find_parent(files, path, ""));
+  const ParentFacts facts = facts_of(*find_parent(files, path, "", with_optimizer));
   if (facts.digest == recorded["digest"]) return facts;
   throw bad_input("the parent that this run started from is no longer what it was", path,
                   "move the run directory away to start over");
 }
 
 ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesystem::path& recorded) {
-  if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded);
+  const bool with_optimizer = job.warm_start.optimizer == Carry::kLoad;
+  if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded, with_optimizer);
   if (job.warm_start.from.empty()) return {};
-  const auto parent =
-      find_parent(files, job.warm_start.from, job.run.line, job.warm_start.optimizer == Carry::kLoad);
+  const auto parent = find_parent(files, job.warm_start.from, job.run.line, with_optimizer);
   if (parent && !parent->checkpoint && job.warm_start.optimizer == Carry::kLoad) {
     throw bad_input("there are no moments beside bare weights", parent->source.path.string(),
                     "warm_start.load.optimizer = \"load\" is for a checkpoint");
@@ -141,7 +142,7 @@ Scores Referee::score(Model& model, const std::vector<int64_t>& indices, const c
 }
 
 // A model of its own, built as the parent's card says, and gone when it has been heard. Weights that have no
-// card are taken by the rules of the job, but all of them.
+// card are taken by the rules of the job; what those leave out is as fresh as in the child.
 std::shared_ptr<Model> Referee::load_parent() {
   std::shared_ptr<Model> model;
   NamedState state;
@@ -155,8 +156,11 @@ std::shared_ptr<Model> Referee::load_parent() {
     state = state_of(*model);
   });
   WarmStartOptions options;
-  if (!parent_.card) options.rename = run_.job.warm_start.rename;
-  options.read = run_.job.warm_start.read;
+  if (!parent_.card) {
+    options.rename = run_.job.warm_start.rename;
+    options.include = run_.job.warm_start.include;
+    options.exclude = run_.job.warm_start.exclude;
+  }
   options.min_loaded = 0;
   load_weights(run_.communicator, run_.files, parent_.source, state, options);
   return model;

@@ -37,6 +37,17 @@ std::string shapes_text(const NamedState& state) {
   return text.str();
 }
 
+// Files hold tensors row by row, and they are read to where they belong.
+void check_contiguous(const NamedState& state) {
+  for (const auto* part : {&state.frozen, &state.buffers}) {
+    for (const auto& [name, tensor] : *part) {
+      if (tensor.is_contiguous()) continue;
+      throw bad_input("tensor '" + name + "' of the model is not contiguous", "[model]",
+                      "register it with .contiguous()");
+    }
+  }
+}
+
 // Activations and gradients are allocated anew each step, in the same sizes. What malloc gives back to the
 // kernel in between, the kernel clears again, page by page: a tenth of a step of a small transformer.
 void keep_freed_memory() {
@@ -102,6 +113,7 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
     trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_trainable(trainee.state.parameters);
+    check_contiguous(trainee.state);
     check_leaves_weights(*trainee.model);
     check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
   });

@@ -293,7 +293,8 @@ void Trainer::evaluate_and_save(const Progress& before, bool last) {
   const bool saves = last || save_every_.due(before, progress_);
   if (guard_ && (saves || check_every_.due(before, progress_))) guard_->check(progress_.step);
   if (evaluates) {
-    if (const std::optional<Scores> scores = evaluate_validation()) note_best(*scores);
+    const std::optional<Scores> scores = evaluate_validation();
+    if (scores && saves) note_best(*scores);  // the best of those that can be gone back to
     run_.model.train();
   }
   if (saves) checkpointer_.save(progress_, best_);
@@ -303,6 +304,7 @@ void Trainer::evaluate_and_save(const Progress& before, bool last) {
 void Trainer::note_best(const Scores& scores) {
   const std::string metric = run_.job.verdict.value_or(VerdictOptions{}).metric;
   const double score = metric == "loss" ? -scores.mean_loss() : scores.accuracy();
+  if (!std::isfinite(score)) return;
   if (!best_ || score > best_->score) best_ = Best{score, progress_.step};
 }
 

@@ -151,6 +151,15 @@ void write_end(const Run& run, const char* status, const Trainer& trainer) {
                             {"skipped", trainer.skipped()}});
 }
 
+// What was being saved when a run failed is as good as before.
+void end_of_save(Trainer& trainer) {
+  try {
+    trainer.checkpointer().finish();
+  } catch (const AgreedError& error) {
+    log_error(error.what());
+  }
+}
+
 // A start that was refused before its first step leaves nothing behind; whatever came further says how it
 // ended.
 void give_up(const Run& run, const Trainer& trainer, bool unfinished) {
@@ -185,6 +194,7 @@ ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinis
     return exit_code && parent_stays(verdict.verdict, verdict.promote) ? ExitCode::kParentStays
                                                                        : ExitCode::kDone;
   } catch (const AgreedError&) {
+    end_of_save(trainer);
     give_up(run, trainer, unfinished);
     throw;
   }
@@ -291,13 +301,16 @@ int describe_job(const Request& request) {
   } catch (const c10::Error& error) {
     log_error(error.what_without_backtrace());
     return static_cast<int>(ExitCode::kFailed);
+  } catch (const std::exception& error) {
+    log_error(error.what());
+    return static_cast<int>(ExitCode::kFailed);
   }
 }
 
 }  // namespace
 
 int worker_main(int argc, char** argv) {
-  if (argc > 1 && std::string(argv[1]) == "--describe") {
+  if (std::count(argv, argv + argc, std::string("--describe")) > 0) {
     start_log({0, 1, {}});
     return describe_job(Request(argc, argv));
   }

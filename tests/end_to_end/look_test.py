@@ -79,6 +79,12 @@ class Verify(Look):
                 file.write_bytes(content)
         self.rekindle("verify", self.line)
 
+    def test_a_checkpoint_without_its_manifest_is_damaged(self):
+        (self.served() / "manifest.json").unlink()
+        for path in self.served(), self.day2:
+            self.rekindle("verify", path, code=1)
+        self.rekindle("inspect", self.served(), code=78)
+
     def test_where_there_is_none(self):
         self.rekindle("verify", self.folder / "nowhere", code=78)
         self.rekindle("verify", self.served() / "model.safetensors", code=78)
@@ -86,7 +92,10 @@ class Verify(Look):
 
 class Lineage(Look):
     def test_the_tree(self):
-        for path in self.line, self.day1, harness.latest(self.day2):
+        inside = os.path.relpath(self.day1, self.folder)   # where the command is started
+        (self.day1 / "verdict.json").write_text("{")
+        self.assertIn("unreadable verdict", self.rekindle("lineage", inside))
+        for path in self.line, self.day1, harness.latest(self.day2), inside, self.line / "promoted":
             first, second = self.json("lineage", path)
             self.assertEqual([first["run"], second["run"]], [self.day1.name, self.day2.name])
             self.assertEqual(first["parent"], "")

@@ -460,6 +460,18 @@ class Components(Line):
     def test_each_node_reads(self):
         one, other = (self.start(self.served(), f"warm_start.read={reader}", workers=2)[1] for reader in ("rank0", "each-node"))
         self.assertEqual(harness.model_bytes(one), harness.model_bytes(other))
+        heard = [[event["metrics"] for event in harness.events(directory, "eval") if event["model"] == "parent"]
+                 for directory in (one, other)]
+        self.assertEqual(heard[0], heard[1])
+        self.assertEqual(len(heard[0]), 3)
+
+    def test_a_head_of_another_size_is_left_out(self):
+        """Weights from elsewhere, of which nothing but the body fits."""
+        other = self.renamed(self.served(), lambda name, tensor: (name, tensor if "2" not in name else
+                                                                  numpy.ones((100, *tensor.shape[1:]), numpy.float32)))
+        self.start(other, code=78)
+        _, directory = self.start(other, 'warm_start.exclude=["layers.2.*"]', "warm_start.min_loaded=0.5", workers=2)
+        self.assert_like_parent(directory, [name for name in SHAPES if "2" not in name])
 
 
 class GrowingHead(Line):
