@@ -357,11 +357,12 @@ at::Tensor NcclCommunicator::allocate(int64_t numel, at::ScalarType dtype) {
   return wrap(*memory, numel, dtype);
 }
 
-// Memory for what is on its way, used by our stream alone. It grows on whatever thread, in the middle of a step:
-// so NCCL is not told of it, which is a call that waits for the others.
+// Memory for what is on its way, used by our stream alone. It grows without asking the others, on whatever
+// thread: they do the same at the same place.
 at::Tensor NcclCommunicator::scratch(int64_t numel) {
   if (!scratch_.defined() || scratch_.numel() < numel) {
     Memory& memory = take_memory(static_cast<size_t>(numel) * sizeof(float), "memory for sums");
+    register_memory(memory, "memory for sums");
     scratch_ = wrap(memory, numel, at::kFloat);
   }
   return scratch_.narrow(0, 0, numel);
