@@ -2,6 +2,7 @@
 """What is wrong with input, disk or surroundings is told: what, where and what to do, with the exit code that scripts
 rely on, and nothing half-written is left under a final name."""
 
+import contextlib
 import gzip
 import os
 import shutil

@@ -95,7 +95,8 @@ class Contract(harness.Case):
         saved = harness.events(self.directory, "checkpoint")
         self.assertEqual([event["step"] for event in saved], [10, 20, 30, 40, 50])
         kept = sorted(path.name for path in (self.directory / "checkpoints").iterdir())
-        self.assertEqual(kept, ["latest", "step-000000040", "step-000000050"])
+        best = (self.directory / "checkpoints" / "best").readlink().name
+        self.assertEqual(kept, sorted({"best", "latest", "step-000000040", "step-000000050", best}))
         for event in saved:
             self.assertRegex(event["path"], r"^checkpoints/step-0000000\d0$")
             self.assertGreater(event["stall_ms"], 0)
