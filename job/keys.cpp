@@ -258,10 +258,10 @@ void add_warm_start(Table& table) {
     const auto* value = item.node.as_string();
     return value == nullptr ? item.wrong("a text") : std::optional(value->get());
   };
-  start.key(
-      "rename", list_of(pair_of(any_text, "a pair of texts"), "a list of pairs of texts"),
-      &WarmStartOptions::rename,
-      "rules that rewrite the parent's names, each in turn: a regular expression, and what replaces it");
+  start.key("rename", list_of(pair_of(any_text, "a pair of texts"), "a list of pairs of texts"),
+            &WarmStartOptions::rename,
+            "rules that rewrite the parent's names, each in turn: a regular expression (ECMAScript's) and "
+            "what replaces it, where `$1` is the first group, as in `[[\"^backbone[.]\", \"\"]]`");
   start.key("include", globs, &WarmStartOptions::include,
             "globs over the model's names: only these are loaded; "
             "`[]`: all");

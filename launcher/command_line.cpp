@@ -43,7 +43,7 @@ void add_run(CLI::App& program, RunCommand& run) {
   command->add_option("--worker", run.worker, "Your own worker; default: rekindle-worker beside this program")
       ->type_name("PATH");
   command->add_flag("--dry-run", run.dry_run, "Check the whole job, print the command and start nothing");
-  command->add_flag("--exit-code", run.exit_code, "End with 3 where the parent stays or nothing is new");
+  command->add_flag("--exit-code", run.exit_code, "End with 3 where the parent stays");
 }
 
 std::string must_be_above_zero(const std::string& text) {

@@ -230,12 +230,20 @@ std::string text(const ordered_json& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+std::string in_a_line(const ordered_json& value) {
+  constexpr size_t kMost = 60;
+  std::string line = text(value);
+  std::ranges::replace(line, '\n', ' ');
+  return line.size() > kMost ? line.substr(0, kMost - 3) + "..." : line;
+}
+
 void print(const ordered_json& answer) {
   std::printf("a  %s\nb  %s\n", text(answer["a"]).c_str(), text(answer["b"]).c_str());
   const ordered_json &job = answer["job"], &data = answer["data"], &tensors = answer["tensors"];
   if (!job.empty()) {
     std::vector<std::vector<std::string>> rows{{"job", "a", "b"}};
-    for (const auto& [key, values] : job.items()) rows.push_back({key, text(values[0]), text(values[1])});
+    for (const auto& [key, values] : job.items())
+      rows.push_back({key, in_a_line(values[0]), in_a_line(values[1])});
     std::printf("\n%s", table(rows).c_str());
   }
   std::vector<std::vector<std::string>> rows{{"data", "samples", ""}};

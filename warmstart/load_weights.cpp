@@ -91,7 +91,7 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file,
   std::snprintf(floor, sizeof floor, "%g", min_loaded);
   throw bad_input(
       "too little would be loaded: " + report.text(), file.string(),
-      "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors");
+      "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors, which warm_start.rename maps");
 }
 
 // A part of a tensor of the model that comes, whole, from one piece of the file.
