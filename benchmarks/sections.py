@@ -319,11 +319,11 @@ def start(folder):
 
 def save(folder):
     """Weights and moments of 1 GB."""
-    job = checkpoint_job(folder, "saving", SAVE_HIDDEN, "adamw", 12)
+    job = checkpoint_job(folder, "saving", SAVE_HIDDEN, "adamw", 50)   # so that one save is done before the next is due
 
     def ours_save(workers, *settings):
         def run():
-            events = events_of(folder, "saving", job, workers, "checkpoint.every=4ba", *settings)
+            events = events_of(folder, "saving", job, workers, "checkpoint.every=25ba", *settings)
             saves = [event for event in events if event["event"] == "checkpoint"]
             return {"s": min(event["stall_ms"] for event in saves) / 1e3, "whole_s": min(event["seconds"] for event in saves)}
         return run
