@@ -349,6 +349,53 @@ def save(folder):
                    {"stall, s": "s", "until it is on the disk, s": "whole_s"}, ratios)
 
 
+RESUME_JOB = """
+[model]
+name = "logistic"
+[data]
+path = "many.safetensors"
+[batch]
+global = 100_000
+[schedule]
+base_lr = 0.001
+[checkpoint]
+every = "{every}"
+[run]
+directory = "{directory}"
+duration = "{steps}ba"
+"""
+
+
+def resume(folder):
+    """One more step after 10^9 samples, and after none but the first step's."""
+    def resumed(name, steps):
+        def run():
+            job = folder / f"{name}.toml"
+            job.write_text(RESUME_JOB.format(every=f"{steps}ba", directory=name, steps=steps))
+            if not (folder / "many.safetensors").exists():
+                code = ("import sys, torch; from safetensors.torch import save_file; "
+                        "save_file({'x': torch.rand(100_000, 4), 'y': torch.arange(100_000) % 10}, sys.argv[1])")
+                subprocess.run([PYTHON, "-c", code, folder / "many.safetensors"], check=True)
+            if not (folder / name).exists():
+                subprocess.run([REKINDLE, "run", job, "-n", "2"], cwd=folder, check=True, capture_output=True)
+            once = folder / f"{name}-resumed"
+            shutil.copytree(folder / name, once, symlinks=True)
+            begin = time.monotonic()
+            subprocess.run([REKINDLE, "run", job, "-n", "2", f"run.directory={once}", f"run.duration={steps + 1}ba"], cwd=folder,
+                           check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+            took = time.monotonic() - begin
+            last = json.loads((once / "checkpoints/latest/state.json").read_text())
+            assert last["progress"]["samples"] == 100_000 * (steps + 1), last
+            shutil.rmtree(once)
+            return {"s": took}
+        return run
+
+    early, late = "resumed after 1 step, 10^5 samples", "resumed after 10,000 steps, 10^9 samples"
+    contenders = {early: resumed("early", 1), late: resumed("late", 10_000)}
+    return Section("resume", "Resume, from the command to its end, one step", contenders, {"s": "s"},
+                   [Ratio("time at 10^9 over that at the beginning", lambda f: f[late]["s"] / f[early]["s"], 1.05, False)])
+
+
 def text(size):
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 

@@ -118,21 +118,27 @@ std::vector<std::string> find_damage(FileSystem& files, const Path& directory, c
 
 void refuse_pickle(FileSystem& files, const Path& path) {
   constexpr std::array kExtensions = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"};
+  constexpr std::string_view kShards = ".bin.index.json";
+  const std::string name = path.filename().string();
+  const bool shards = name.ends_with(kShards);
   const bool by_name = std::ranges::find(kExtensions, path.extension().string()) != kExtensions.end();
   const std::string start = first_bytes(files, path);
   const bool by_content =
       start == "PK\x03\x04" || (start.size() > 1 && start[0] == '\x80' && start[1] >= 2 && start[1] <= 5);
-  if (!by_name && !by_content) return;
-  const std::string from = path.filename().string(), to = path.stem().string() + ".safetensors";
+  if (!shards && !by_name && !by_content) return;
+  const std::string stem = shards ? name.substr(0, name.size() - kShards.size()) : path.stem().string();
+  const std::string load = ", map_location=\"cpu\", weights_only=True)";
   throw bad_input(
       "a pickle is not loaded: it can run any code that is in it", path.string(),
-      "convert it once, where you trust it, with Python:\n"
-      "    import torch, safetensors.torch\n"
-      "    state = torch.load(\"" +
-          from +
-          "\", map_location=\"cpu\", weights_only=True)\n"
+      "convert it once, where you trust it, with Python:\n" +
+          (shards ? "    import glob, torch, safetensors.torch\n"
+                    "    state = {k: v for f in sorted(glob.glob(\"" +
+                        stem + "-*.bin\")) for k, v in torch.load(f" + load + ".items()}\n"
+                  : "    import torch, safetensors.torch\n"
+                    "    state = torch.load(\"" +
+                        name + "\"" + load + "\n") +
           "    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.items()}, \"" +
-          to + "\")");
+          (shards ? "model" : stem) + ".safetensors\")");
 }
 
 std::vector<FileRecord> write_documents(FileSystem& files, const Path& directory, const TrainState& state,

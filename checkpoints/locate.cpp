@@ -29,7 +29,7 @@ Place locate(FileSystem& files, const fs::path& path) {
   }
   if (const fs::path weights = weights_in(files, path); !weights.empty())
     return {Place::Kind::kWeights, weights};
-  for (const char* pickle : {"pytorch_model.bin", "model.pt", "model.pth"}) {
+  for (const char* pickle : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth"}) {
     if (files.exists(path / pickle)) refuse_pickle(files, path / pickle);
   }
   throw bad_input(

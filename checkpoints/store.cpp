@@ -76,7 +76,7 @@ Published CheckpointStore::publish(int64_t step, const std::string& attempt, std
   try {
     prune(step, attempt);
   } catch (const Error& error) {
-    published.complaint = error.what();
+    published.complaint = std::string("older checkpoints could not be removed: ") + error.what();
   }
   return published;
 }
@@ -118,6 +118,16 @@ std::optional<Checkpoint> CheckpointStore::newest_valid(std::vector<std::string>
     }
   }
   return std::nullopt;
+}
+
+void CheckpointStore::mend_links(int64_t latest, std::optional<int64_t> best) {
+  const auto mend = [&](const char* link, int64_t step) {
+    const std::string target = names::step(step);
+    if (!files_.exists(directory_ / target) || files_.read_link(directory_ / link) == target) return;
+    replace_link(files_, directory_ / link, target);
+  };
+  mend(names::kLatest, latest);
+  if (best) mend(names::kBest, *best);
 }
 
 // Under a hidden name it can be removed piece by piece, or replaced, without half of it ever standing as

@@ -51,6 +51,10 @@ class CheckpointStore {
   // Where none stands, one that was put aside and verifies: the machine may have failed between two renames.
   std::optional<Checkpoint> newest_valid(std::vector<std::string>* complaints = nullptr);
 
+  // Sets `latest` and `best` to what a resumed run says that they are: the one that saved may have ended
+  // before it had moved them. One that no longer stands is left as it is.
+  void mend_links(int64_t latest, std::optional<int64_t> best);
+
   void protect(int64_t step) { protected_.insert(step); }  // never pruned
 
  private:

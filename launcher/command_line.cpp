@@ -140,9 +140,9 @@ CLI::App* add_plan(CLI::App& program, PlanCommand& plan) {
       ->check(must_be_worlds)
       ->type_name("N,...");
   add_worker_option(*command, plan.worker);
-  command->add_flag("--json", plan.json, "JSON instead of a table");
-  command->add_flag("--schedule", plan.schedule,
-                    "With --json: step, samples and learning rate of every step");
+  CLI::Option* json = command->add_flag("--json", plan.json, "JSON instead of a table");
+  command->add_flag("--schedule", plan.schedule, "With --json: step, samples and learning rate of every step")
+      ->needs(json);
   return command;
 }
 

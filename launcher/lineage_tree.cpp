@@ -94,6 +94,13 @@ std::vector<Node> nodes_of(FileSystem& files, const fs::path& line) {
   return nodes;
 }
 
+// "2, then 4 workers".
+std::string workers_of(const std::vector<WorldSpan>& worlds) {
+  std::string text;
+  for (const WorldSpan& span : worlds) text += (text.empty() ? "" : ", then ") + std::to_string(span.world);
+  return text + (worlds.size() == 1 && worlds[0].world == 1 ? " worker" : " workers");
+}
+
 std::string text_of(const Node& node) {
   if (!node.checkpoint) return node.digest.substr(0, 12) + "  (elsewhere)";
   const Progress& progress = node.checkpoint->state.progress;
@@ -101,6 +108,7 @@ std::string text_of(const Node& node) {
                      " steps, " + grouped(progress.samples) + " samples";
   size_t increments = node.checkpoint->lineage.increments.size();
   text += ", " + std::to_string(increments) + (increments == 1 ? " increment" : " increments");
+  text += ", on " + workers_of(node.checkpoint->state.worlds);
   text += "  " + (node.verdict.empty() ? "not judged" : node.verdict);
   return text + (node.serves ? "  <- serves" : "");
 }

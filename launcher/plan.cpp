@@ -3,6 +3,7 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
@@ -77,10 +78,14 @@ void print_worlds(const ordered_json& worlds) {
   }
   keys.push_back("peak_lr");
   heading.emplace_back("peak rate");
+  const bool idle =
+      std::ranges::any_of(worlds, [](const ordered_json& row) { return row["idle_share"] > 0.0; });
+  if (idle) heading.emplace_back("idle");
   std::vector<std::vector<std::string>> rows{heading};
   for (const ordered_json& world : worlds) {
     rows.emplace_back();
     for (const char* key : keys) rows.back().push_back(cell(world, key));
+    if (idle) rows.back().push_back(percent(world["idle_share"]));
   }
   std::printf("\n%s", table(rows).c_str());
 }

@@ -89,9 +89,9 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file,
   if (options.weights == Carry::kReset || report.loaded_share() >= min_loaded) return;
   char floor[32];
   std::snprintf(floor, sizeof floor, "%g", min_loaded);
-  throw bad_input(
-      "too little would be loaded: " + report.text(), file.string(),
-      "warm_start.min_loaded is " + std::string(floor) + "; check the model and the names of its tensors, which warm_start.rename maps");
+  throw bad_input("too little would be loaded: " + report.text(), file.string(),
+                  "warm_start.min_loaded is " + std::string(floor) +
+                      "; check the model and the names of its tensors, which warm_start.rename maps");
 }
 
 // A part of a tensor of the model that comes, whole, from one piece of the file.
@@ -152,7 +152,7 @@ class Reading {
     return {Use::kInPlace, static_cast<std::byte*>(target.mutable_data_ptr())};
   }
 
-  // What of the model is complete with this piece. A head is put in its place when all of it is there.
+  // What of the model is complete with this piece. A head that grows is sent when all of it is there.
   std::optional<Stretch> stretch_of(const WeightStream::Piece& piece) const {
     const Match* match = match_of_[piece.tensor];
     if (match == nullptr) return std::nullopt;
@@ -170,8 +170,7 @@ class Reading {
     const Match& match = *match_of_[piece.tensor];
     const std::optional<Stretch> stretch = stretch_of(piece);
     if (!match.rows.empty()) {
-      head_.insert(head_.end(), piece.bytes.begin(), piece.bytes.end());
-      if (stretch) put_head(match);
+      put_in_rows(match, piece);
     } else if (place_of(piece.tensor).use == Use::kBuffer) {
       const at::Tensor here = part_of(model_.tensors[match.target], *stretch);
       here.copy_(view(piece.bytes, here.sizes(), weights_.tensors()[piece.tensor].info->dtype));
@@ -179,16 +178,27 @@ class Reading {
     return stretch.has_value();
   }
 
-  void put_head(const Match& match) {
+  // A piece may begin and end within a row.
+  void put_in_rows(const Match& match, const WeightStream::Piece& piece) {
     const TensorInfo& info = *weights_.tensors()[match.source].info;
-    const at::Tensor source = view(head_, info.shape, info.dtype);
-    for (size_t row = 0; row < match.rows.size(); ++row) {
-      if (match.rows[row] < 0) continue;
-      model_.tensors[match.target]
-          .select(0, static_cast<int64_t>(row))
-          .copy_(source.select(0, match.rows[row]));
+    const int64_t row = info.elements() / info.shape[0], size = safetensors::size_of(info.dtype);
+    if (piece.offset == 0) {
+      row_in_model_.assign(info.shape[0], -1);
+      for (size_t to = 0; to < match.rows.size(); ++to)
+        if (match.rows[to] >= 0) row_in_model_[match.rows[to]] = static_cast<int64_t>(to);
     }
-    head_.clear();
+    const int64_t begin = static_cast<int64_t>(piece.offset) / size,
+                  end = begin + static_cast<int64_t>(piece.bytes.size()) / size;
+    for (int64_t at = begin, next = 0; at < end; at = next) {
+      next = std::min(end, (at / row + 1) * row);
+      const int64_t to = row_in_model_[at / row];
+      if (to < 0) continue;
+      const int64_t first = to * row + at % row;
+      const at::Tensor here = part_of(model_.tensors[match.target],
+                                      {static_cast<int64_t>(match.target), first, first + next - at});
+      here.copy_(
+          view(piece.bytes.subspan((at - begin) * size, (next - at) * size), here.sizes(), info.dtype));
+    }
   }
 
   const WeightFiles& weights_;
@@ -197,7 +207,7 @@ class Reading {
   const Reads reads_;
   std::vector<const Match*> match_of_;  // by source; null: unused
   std::vector<Stretch> stretches_;
-  std::vector<std::byte> head_;  // of the file, as far as it was read
+  std::vector<int64_t> row_in_model_;  // of a head that grows, by the row in the file; -1: nowhere
   std::unique_ptr<WeightStream> stream_;
 };
 
@@ -307,11 +317,14 @@ std::string list(const char* what, const std::vector<std::string>& names) {
 }  // namespace
 
 std::string LoadReport::text() const {
-  char share[64];
+  char share[64], speed[64] = "";
   std::snprintf(share, sizeof share, "%.1f %% of the parameters loaded", 100 * loaded_share());
+  const double megabytes = static_cast<double>(bytes) / 1e6;
+  if (seconds > 0 && megabytes >= 1)
+    std::snprintf(speed, sizeof speed, ", %.3g MB at %.3g GB/s", megabytes, gb_per_s());
   std::vector<std::string> rules;
   for (const auto& [from, to] : renamed) rules.push_back(from + " as " + to);
-  return std::to_string(loaded.size()) + " tensors, " + share + list("renamed", rules) +
+  return std::to_string(loaded.size()) + " tensors, " + share + speed + list("renamed", rules) +
          list("resized", resized) + list("converted", converted) + list("fresh", fresh) +
          list("unused", unused);
 }

@@ -85,7 +85,12 @@ std::optional<Parent> find_parent(FileSystem& files, const std::string& from, co
   }
   if (!files.exists(from)) throw bad_input("there is nothing to start from", from, "check warm_start.from");
   const Place place = locate(files, from);
-  return place.kind == Place::Kind::kCheckpoint ? checkpoint(place.path) : from_weights(files, place.path);
+  if (place.kind == Place::Kind::kCheckpoint) return checkpoint(place.path);
+  if (with_optimizer) {
+    throw bad_input("there are no moments beside bare weights", place.path.string(),
+                    "warm_start.load.optimizer = \"load\" is for a checkpoint");
+  }
+  return from_weights(files, place.path);
 }
 
 }  // namespace rekindle

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpointer.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <unistd.h>
 
@@ -9,50 +8,17 @@
 #include <chrono>
 #include <cmath>
 
-#include "checkpoints/optimizer_part.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/names.h"
 #include "core/text.h"
 #include "data/sample_order.h"
-#include "warmstart/load_weights.h"
+#include "worker/moments.h"
 
 namespace rekindle {
 namespace {
 
 using nlohmann::json;
-
-// What a segment of the flat line holds of each parameter: visit(parameter, offset in it, offset in the
-// segment, length).
-template <typename Visit>
-void for_each_stretch(const FlatLayout& layout, Range segment, const Visit& visit) {
-  for (const FlatLayout::Entry& entry : layout.entries()) {
-    const Range part = entry.range.intersect(segment);
-    if (!part.empty())
-      visit(entry.name, part.begin - entry.range.begin, part.begin - segment.begin, part.size());
-  }
-}
-
-// The elements `range` of a child's moment, from where its parameter came from; zero where that is nowhere.
-void read_carried(const OptimizerParts& parts, const FlatLayout& layout, const Carried& carried,
-                  const std::string& name, const std::string& moment, Range range, std::span<float> into) {
-  std::ranges::fill(into, 0.f);
-  const auto from = carried.find(name);
-  if (from == carried.end()) return;
-  const auto& [source, rows] = from->second;
-  const auto read = [&](int64_t begin, std::span<float> part) {
-    parts.read(source, moment, {begin, begin + static_cast<int64_t>(part.size())},
-               std::as_writable_bytes(part));
-  };
-  if (rows.empty()) return read(range.begin, into);
-  const int64_t row = std::ranges::find(layout.entries(), name, &FlatLayout::Entry::name)->range.size() /
-                      static_cast<int64_t>(rows.size());
-  for (int64_t at = range.begin; at < range.end;) {
-    const int64_t mine = at / row, end = std::min(range.end, (mine + 1) * row);
-    if (rows[mine] >= 0) read(rows[mine] * row + at % row, into.subspan(at - range.begin, end - at));
-    at = end;
-  }
-}
 
 CheckpointOptions store_options(const Run& run) {
   CheckpointOptions options = run.job.checkpoint;
@@ -103,106 +69,29 @@ void Checkpointer::learn_segments() {
   json mine = json::array();
   for (const Optimizer::Segment& segment : optimizer_.segments())
     mine.push_back({segment.range.begin, segment.range.end});
-  segments_of_.clear();
   for (const std::string& text : all_gather_text(run_.communicator, mine.dump(), "parts of the optimizer")) {
-    segments_of_.emplace_back();
-    for (const json& range : json::parse(text)) segments_of_.back().push_back({range[0], range[1]});
+    gathered_.emplace_back();
+    for (const json& range : json::parse(text)) gathered_.back().push_back({range[0], range[1]});
   }
-}
-
-Checkpointer::Part Checkpointer::empty_part(int rank) const {
-  Part part{rank, {}, {}};
-  if (rank == run_.communicator.rank()) {
-    for (const Optimizer::Segment& segment : optimizer_.segments()) part.segments.push_back(segment.range);
-  } else {
-    part.segments = segments_of_.at(rank);
-  }
-  for (const Range& segment : part.segments) {
-    part.moments.emplace_back();
-    for (size_t m = 0; m < optimizer_.moment_names().size(); ++m)
-      part.moments.back().push_back(at::zeros({segment.size()}, at::kFloat));  // touched
-  }
-  return part;
-}
-
-Checkpointer::Snapshot Checkpointer::make_room() const {
-  Snapshot room;
-  const auto copy = [&](const NamedState::Tensors& from, NamedState::Tensors& to) {
-    for (const auto& [name, tensor] : from)
-      to.emplace_back(name, at::zeros(tensor.sizes(), at::TensorOptions(tensor.scalar_type())));
-  };
-  room.parts.push_back(empty_part(run_.communicator.rank()));
-  if (!run_.is_root()) return room;
-  copy(run_.state.parameters, room.weights.parameters);
-  copy(run_.state.frozen, room.weights.frozen);
-  copy(run_.state.buffers, room.weights.buffers);
-  for (int rank = 1; gathers() && rank < run_.communicator.world(); ++rank)
-    room.parts.push_back(empty_part(rank));
-  return room;
 }
 
 void Checkpointer::reserve() {
-  if (run_.job.checkpoint.background) room_ = std::async(std::launch::async, [this] { return make_room(); });
+  if (run_.job.checkpoint.background)
+    room_ =
+        std::async(std::launch::async, [this] { return Snapshot::room_for(run_, optimizer_, gathered_); });
 }
 
-// No rank updates what another still copies: an update comes after an agreement of all.
 void Checkpointer::take_snapshot() {
-  if (!run_.job.checkpoint.background) return view_state();
+  if (!run_.job.checkpoint.background) {
+    snapshot_ = Snapshot::view_of(run_, optimizer_, gathered_);
+    return;
+  }
   if (room_.valid()) {
     snapshot_ = room_.get();
-  } else if (snapshot_.parts.empty()) {
-    snapshot_ = make_room();
+  } else if (snapshot_.empty()) {
+    snapshot_ = Snapshot::room_for(run_, optimizer_, gathered_);
   }
-  copy_snapshot();
-}
-
-// The state itself, but for what lies on a GPU or comes from other ranks.
-void Checkpointer::view_state() {
-  snapshot_ = {};
-  Part mine{run_.communicator.rank(), {}, {}};
-  for (const Optimizer::Segment& segment : optimizer_.segments()) {
-    mine.segments.push_back(segment.range);
-    mine.moments.emplace_back();
-    for (const at::Tensor& moment : segment.moments) mine.moments.back().push_back(moment.to(at::kCPU));
-  }
-  snapshot_.parts.push_back(std::move(mine));
-  if (!run_.is_root()) return;
-  snapshot_.weights = on_host(run_.state);
-  for (int rank = 1; gathers() && rank < run_.communicator.world(); ++rank)
-    snapshot_.parts.push_back(empty_part(rank));
-}
-
-void Checkpointer::copy_snapshot() {
-  const auto copy = [](const NamedState::Tensors& from, const NamedState::Tensors& to) {
-    for (size_t i = 0; i < to.size(); ++i) to[i].second.copy_(from[i].second.detach());
-  };
-  copy(run_.state.parameters, snapshot_.weights.parameters);
-  copy(run_.state.frozen, snapshot_.weights.frozen);
-  copy(run_.state.buffers, snapshot_.weights.buffers);
-  for (size_t s = 0; s < own_part().moments.size(); ++s) {
-    for (size_t m = 0; m < own_part().moments[s].size(); ++m)
-      own_part().moments[s][m].copy_(optimizer_.segments()[s].moments[m]);
-  }
-}
-
-void Checkpointer::gather_parts() {
-  constexpr int64_t kChunk = 1 << 20;
-  Communicator& host = run_.communicator.host();
-  const at::Tensor passing = at::empty({kChunk}, at::kFloat);  // what is on its way to rank 0, elsewhere
-  const int rank = run_.communicator.rank();
-  for (int from = 1; from < run_.communicator.world(); ++from) {
-    for (size_t s = 0; s < segments_of_[from].size(); ++s) {
-      const int64_t length = segments_of_[from][s].size();
-      for (size_t m = 0; m < optimizer_.moment_names().size(); ++m) {
-        for (int64_t begin = 0; begin < length; begin += kChunk) {
-          const int64_t count = std::min(kChunk, length - begin);
-          const Part* here = rank == 0 ? &snapshot_.parts[from] : rank == from ? &own_part() : nullptr;
-          host.broadcast(here ? here->moments[s][m].narrow(0, begin, count) : passing.narrow(0, 0, count),
-                         from, "gathering of the moments");
-        }
-      }
-    }
-  }
+  snapshot_.copy_from(run_, optimizer_);
 }
 
 void Checkpointer::save(const Progress& progress, const std::optional<Best>& best) {
@@ -218,7 +107,7 @@ void Checkpointer::save(const Progress& progress, const std::optional<Best>& bes
     if (run_.is_root()) store_.discard(progress.step, attempt_);
     throw;
   }
-  if (gathers()) gather_parts();
+  if (gathers()) snapshot_.gather(run_.communicator.host(), optimizer_, gathered_);
   phase_ = Phase::kWriting;
   writing_ = std::async(std::launch::async, [this, state = state_] {
     return write_part(store_.temporary(state.progress.step, attempt_), state);
@@ -310,29 +199,17 @@ std::vector<FileRecord> Checkpointer::write_part(const std::filesystem::path& di
                                                  const TrainState& state) const {
   std::vector<FileRecord> records;
   const bool writes = run_.is_root() || !gathers();
-  for (const Part& part : snapshot_.parts) {
+  for (const Snapshot::Part& part : snapshot_.parts()) {
     if (!writes || optimizer_.moment_names().empty()) continue;
-    std::vector<ShardView> shards;
-    for (size_t s = 0; s < part.segments.size(); ++s) {
-      for (size_t m = 0; m < part.moments[s].size(); ++m) {
-        const auto* moment = reinterpret_cast<const std::byte*>(part.moments[s][m].const_data_ptr<float>());
-        for_each_stretch(run_.parameters.layout(), part.segments[s],
-                         [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
-                           shards.push_back({name,
-                                             optimizer_.moment_names()[m],
-                                             offset,
-                                             length,
-                                             {moment + at * sizeof(float), length * sizeof(float)}});
-                         });
-      }
-    }
+    const std::vector<ShardView> shards =
+        shards_of(part, run_.parameters.layout(), optimizer_.moment_names());
     const auto path = directory / names::optimizer_part(part.rank, run_.communicator.world());
     records.push_back(record_of(run_.files, path, write_optimizer_part(run_.files, path, shards)));
   }
   if (!run_.is_root()) return records;
   const auto path = directory / names::kModel;
   records.push_back(
-      record_of(run_.files, path, safetensors::write(run_.files, path, views_of(snapshot_.weights))));
+      record_of(run_.files, path, safetensors::write(run_.files, path, views_of(snapshot_.weights()))));
   Lineage lineage = lineage_;
   lineage.increments = count_seen(state.progress);
   for (FileRecord& record : write_documents(run_.files, directory, state, lineage, card_)) {
@@ -398,6 +275,10 @@ std::optional<TrainState> Checkpointer::resume() {
 
   WeightSource weights;
   const TrainState state = read_checkpoint(path, weights);
+  const auto mend_links = [&] {
+    store_.mend_links(state.progress.step, state.best ? std::optional(state.best->step) : std::nullopt);
+  };
+  together(communicator, "links to the checkpoints", mend_links, 0);
   WarmStartOptions everything;
   everything.min_loaded = 1;
   load_weights(communicator, run_.files, weights, run_.state, everything);
@@ -418,7 +299,7 @@ TrainState Checkpointer::read_checkpoint(const std::string& path, WeightSource& 
       [&] {
         checkpoint = open_checkpoint(run_.files, path, Verify::kDocuments);
         check_data(*checkpoint);
-        if (!gathered) read_moments(*checkpoint);
+        if (!gathered) read_moments(run_.files, *checkpoint, run_.parameters.layout(), optimizer_);
       },
       gathered ? 0 : -1);
   json facts;
@@ -437,51 +318,12 @@ TrainState Checkpointer::read_checkpoint(const std::string& path, WeightSource& 
     together(
         run_.communicator, "reading the moments",
         [&] { parts.emplace(run_.files, checkpoint->path, checkpoint->manifest); }, 0);
-    read_moments_together(parts ? &*parts : nullptr);
+    read_moments_together(run_.communicator, parts ? &*parts : nullptr, run_.parameters.layout(), optimizer_);
   }
   const std::filesystem::path place = std::string(facts["path"]);
   weights = {place / names::kModel, facts["weights"]};
   latest_ = Published{place, facts["digest"], facts["bytes"], ""};
   return train_state_from_json(facts["state"], path);
-}
-
-// Rank 0 reads the moments of one parameter after the other and sends them; each rank keeps what it owns.
-void Checkpointer::read_moments_together(const OptimizerParts* parts) {
-  constexpr int64_t kChunk = 1 << 20;
-  Communicator& host = run_.communicator.host();
-  const at::Tensor passing = at::empty({kChunk}, at::kFloat);
-  std::exception_ptr failure;
-  for (const FlatLayout::Entry& entry : run_.parameters.layout().entries()) {
-    for (size_t m = 0; m < optimizer_.moment_names().size(); ++m) {
-      for (int64_t begin = 0; begin < entry.range.size(); begin += kChunk) {
-        const int64_t count = std::min(kChunk, entry.range.size() - begin);
-        const at::Tensor here = passing.narrow(0, 0, count);
-        try {
-          const std::span<float> values(here.mutable_data_ptr<float>(), count);
-          if (parts != nullptr && !failure)
-            parts->read(entry.name, optimizer_.moment_names()[m], {begin, begin + count},
-                        std::as_writable_bytes(values));
-        } catch (...) {
-          failure = std::current_exception();  // the others wait for the rest all the same
-        }
-        host.broadcast(here, 0, "broadcast of the moments");
-        const Range chunk{entry.range.begin + begin, entry.range.begin + begin + count};
-        for (const Optimizer::Segment& segment : optimizer_.segments()) {
-          const Range part = segment.range.intersect(chunk);
-          if (part.empty()) continue;
-          segment.moments[m]
-              .narrow(0, part.begin - segment.range.begin, part.size())
-              .copy_(here.narrow(0, part.begin - chunk.begin, part.size()));
-        }
-      }
-    }
-  }
-  together(
-      run_.communicator, "reading the moments",
-      [&] {
-        if (failure) std::rethrow_exception(failure);
-      },
-      0);
 }
 
 void Checkpointer::check_data(const Checkpoint& checkpoint) const {
@@ -505,31 +347,9 @@ void Checkpointer::inherit_moments(const std::filesystem::path& parent, const He
     const Checkpoint checkpoint = open_checkpoint(run_.files, parent, Verify::kDocuments);
     const Carried carried = carried_by_load(run_.files, checkpoint.path / names::kModel, run_.state,
                                             run_.job.warm_start, classes);
-    read_moments(checkpoint, &carried);
+    read_moments(run_.files, checkpoint, run_.parameters.layout(), optimizer_, &carried);
     optimizer_.set_steps(checkpoint.state.optimizer_steps);
   });
-}
-
-void Checkpointer::read_moments(const Checkpoint& checkpoint, const Carried* carried) {
-  if (optimizer_.moment_names().empty()) return;
-  const OptimizerParts parts(run_.files, checkpoint.path, checkpoint.manifest);
-  const FlatLayout& layout = run_.parameters.layout();
-  for (const Optimizer::Segment& segment : optimizer_.segments()) {
-    for (size_t m = 0; m < segment.moments.size(); ++m) {
-      const std::string& moment = optimizer_.moment_names()[m];
-      at::Tensor here = segment.moments[m].to(at::kCPU);  // itself, unless it lies on a GPU
-      const std::span<float> values(here.mutable_data_ptr<float>(), here.numel());
-      for_each_stretch(layout, segment.range,
-                       [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
-                         const Range range{offset, offset + length};
-                         const auto into = values.subspan(at, length);
-                         if (carried == nullptr)
-                           return parts.read(name, moment, range, std::as_writable_bytes(into));
-                         read_carried(parts, layout, *carried, name, moment, range, into);
-                       });
-      if (!segment.moments[m].is_cpu()) segment.moments[m].copy_(here);
-    }
-  }
 }
 
 }  // namespace rekindle

@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "checkpoints/optimizer_part.h"
 #include "checkpoints/store.h"
 #include "optimizers/optimizer.h"
 #include "warmstart/load_weights.h"
 #include "worker/run.h"
+#include "worker/snapshot.h"
 
 namespace rekindle {
 
@@ -71,28 +71,9 @@ class Checkpointer {
  private:
   enum class Phase { kIdle, kWriting, kPublishing };
 
-  // The moments that one rank owns.
-  struct Part {
-    int rank;
-    std::vector<Range> segments;                   // of the flat line
-    std::vector<std::vector<at::Tensor>> moments;  // [segment][moment], on the CPU
-  };
-
-  // What this rank writes: the state itself, or a copy of it.
-  struct Snapshot {
-    NamedState weights;       // on rank 0
-    std::vector<Part> parts;  // its own; where rank 0 gathers, that of every rank there
-  };
-
   bool gathers() const { return run_.job.checkpoint.gather && run_.communicator.world() > 1; }
   void learn_segments();
-  Part empty_part(int rank) const;
-  Snapshot make_room() const;
-  Part& own_part() { return snapshot_.parts.front(); }
   void take_snapshot();
-  void view_state();
-  void copy_snapshot();
-  void gather_parts();
   std::vector<FileRecord> write_part(const std::filesystem::path& directory, const TrainState& state) const;
   void publish_when_written(const Sign& sum);
   void end_save();
@@ -101,8 +82,6 @@ class Checkpointer {
   std::vector<IncrementRecord> count_seen(const Progress& progress) const;
   void check_data(const Checkpoint& checkpoint) const;
   TrainState read_checkpoint(const std::string& path, WeightSource& weights);
-  void read_moments(const Checkpoint& checkpoint, const Carried* carried = nullptr);
-  void read_moments_together(const OptimizerParts* parts);
 
   const Run& run_;
   Optimizer& optimizer_;
@@ -112,7 +91,7 @@ class Checkpointer {
   ModelCard card_;
   std::string attempt_;  // tells the starts of this run apart
   std::vector<WorldSpan> worlds_;
-  std::vector<std::vector<Range>> segments_of_;  // by rank; where rank 0 gathers
+  Snapshot::Owned gathered_;  // where rank 0 gathers: what each rank owns
   std::optional<Published> latest_;
 
   std::future<Snapshot> room_;  // being taken

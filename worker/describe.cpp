@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "comm/sum_plan.h"
 #include "core/error.h"
 #include "data/dataset.h"
 #include "data/loader.h"
@@ -24,7 +25,7 @@ using nlohmann::ordered_json;
 
 std::optional<Parent> parent_of(FileSystem& files, const Job& job) {
   if (job.warm_start.from.empty()) return std::nullopt;
-  return find_parent(files, job.warm_start.from, job.run.line);
+  return find_parent(files, job.warm_start.from, job.run.line, job.warm_start.optimizer == Carry::kLoad);
 }
 
 ordered_json to_json(const LoadReport& report, const Parent& parent, const WarmStartOptions& options) {
@@ -50,18 +51,36 @@ int64_t steps_of(const Timeline& timeline, const Length& duration) {
   return steps + (static_cast<double>(timeline.samples_after(steps)) < samples ? 1 : 0);
 }
 
+// The samples of a batch on the rank that has the most of them.
+int64_t samples_of_busiest(const Job& job, int64_t batch, int world, int64_t least) {
+  const int cut = virtual_workers(job, world);
+  const SumPlan plan = job.run.reproducible == Reproducible::kAnyWorld ? SumPlan::along_tree(cut, world)
+                                                                       : SumPlan::in_order_of_ranks(world);
+  int64_t most = 1;
+  for (int rank = 0; rank < world; ++rank) {
+    int64_t samples = 0;
+    for (int leaf = plan.first_leaf(rank); leaf < plan.first_leaf(rank + 1); ++leaf)
+      samples += share_of(batch, leaf, cut, least).size();
+    most = std::max(most, samples);
+  }
+  return most;
+}
+
 ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, int world) {
   const Schedule schedule(job.schedule, timeline, job.run.duration);
   const int cut = virtual_workers(job, world);
   const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
   const int64_t most = job.batch.microbatch > 0 ? job.batch.microbatch : share;
   const int64_t passes = std::max<int64_t>(1, (share + most - 1) / most);
+  const int64_t busiest = samples_of_busiest(job, timeline.batch_at(0), world, least);
   const bool by_time = job.run.duration.is_time();
-  ordered_json row{{"workers", world},
-                   {"global_batch", job.batch.global},
-                   {"per_worker", (timeline.batch_at(0) + world - 1) / world},
-                   {"accumulation", passes * ((cut + world - 1) / world)},
-                   {"peak_lr", schedule.peak()}};
+  ordered_json row{
+      {"workers", world},
+      {"global_batch", job.batch.global},
+      {"per_worker", (timeline.batch_at(0) + world - 1) / world},
+      {"accumulation", passes * ((cut + world - 1) / world)},
+      {"idle_share", 1 - static_cast<double>(timeline.batch_at(0)) / static_cast<double>(busiest * world)},
+      {"peak_lr", schedule.peak()}};
   if (by_time) {
     row["seconds"] = schedule.end();
     row["warmup_seconds"] = schedule.warmup();
@@ -102,6 +121,7 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
   const Split parts = split(data, job.split);
   const std::shared_ptr<Model> model = make_model(job.model, data.shape());
   const NamedState state = state_of(*model);
+  check_model(job, data, *model, state);
   const Timeline timeline(static_cast<int64_t>(parts.train.size()), job.batch.global);
 
   int64_t parameters = 0, frozen = 0;

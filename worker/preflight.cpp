@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "comm/flat_parameters.h"
 #include "core/error.h"
 #include "core/progress.h"
 #include "data/loader.h"
@@ -26,7 +27,46 @@ int64_t smallest_pass(int64_t batch, int cut, int64_t least, int64_t microbatch)
   return smallest;
 }
 
+// The built-in models compute on numbers; LibTorch would say so in its own words, deep in the first pass.
+void check_integers(const Job& job, const Dataset& data) {
+  const std::vector<std::string> built_in = built_in_models();
+  if (data.element() != Element::kInteger || std::ranges::count(built_in, job.model.name()) == 0) return;
+  throw bad_input("x is I64, and model '" + job.model.name() + "' takes numbers", "[data]",
+                  "convert it, in PyTorch by x.float(); integers such as tokens are for a model of your own");
+}
+
+// Files hold tensors row by row, and they are read to where they belong.
+void check_contiguous(const NamedState& state) {
+  for (const auto* part : {&state.frozen, &state.buffers}) {
+    for (const auto& [name, tensor] : *part) {
+      if (tensor.is_contiguous()) continue;
+      throw bad_input("tensor '" + name + "' of the model is not contiguous", "[model]",
+                      "register it with .contiguous()");
+    }
+  }
+}
+
+// The ranks of a node share one copy of the weights.
+void check_leaves_weights(Model& model) {
+  for (const auto& module : model.named_modules()) {
+    const auto* embedding = module.value()->as<torch::nn::EmbeddingImpl>();
+    const auto* bag = module.value()->as<torch::nn::EmbeddingBagImpl>();
+    if (!(embedding && embedding->options.max_norm()) && !(bag && bag->options.max_norm())) continue;
+    throw bad_input(
+        "embedding '" + module.key() + "' has max_norm, which writes to its weights in each forward pass",
+        "[model]",
+        "the ranks of a node share one copy of the weights: normalise what is looked up, in forward");
+  }
+}
+
 }  // namespace
+
+void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state) {
+  check_integers(job, data);
+  check_trainable(state.parameters);
+  check_contiguous(state);
+  check_leaves_weights(model);
+}
 
 int virtual_workers(const Job& job, int world) {
   if (job.run.reproducible != Reproducible::kAnyWorld) return world;
@@ -44,18 +84,6 @@ int64_t least_samples(Model& model) {
            module->template as<torch::nn::BatchNorm3dImpl>();
   });
   return normalizes ? 2 : 1;
-}
-
-void check_leaves_weights(Model& model) {
-  for (const auto& module : model.named_modules()) {
-    const auto* embedding = module.value()->as<torch::nn::EmbeddingImpl>();
-    const auto* bag = module.value()->as<torch::nn::EmbeddingBagImpl>();
-    if (!(embedding && embedding->options.max_norm()) && !(bag && bag->options.max_norm())) continue;
-    throw bad_input(
-        "embedding '" + module.key() + "' has max_norm, which writes to its weights in each forward pass",
-        "[model]",
-        "the ranks of a node share one copy of the weights: normalise what is looked up, in forward");
-  }
 }
 
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world) {

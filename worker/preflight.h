@@ -3,8 +3,10 @@
 
 #include <cstdint>
 
+#include "data/dataset.h"
 #include "job/job.h"
 #include "models/model.h"
+#include "warmstart/named_state.h"
 
 namespace rekindle {
 
@@ -15,8 +17,10 @@ int virtual_workers(const Job& job, int world);
 // The fewest samples that a virtual worker may have: batch-norm needs two to take a variance of.
 int64_t least_samples(Model& model);
 
-// Throws bad_input for a model whose forward pass writes to its own weights, as far as that can be seen.
-void check_leaves_weights(Model& model);
+// Throws bad_input for a model that cannot be trained here: parameters of a type or layout that we do not
+// sum or save, a forward pass that writes to its own weights, as far as that can be seen, or data that a
+// built-in model does not take.
+void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state);
 
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
 // schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch

@@ -84,10 +84,6 @@ ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesy
   if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded, with_optimizer);
   if (job.warm_start.from.empty()) return {};
   const auto parent = find_parent(files, job.warm_start.from, job.run.line, with_optimizer);
-  if (parent && !parent->checkpoint && job.warm_start.optimizer == Carry::kLoad) {
-    throw bad_input("there are no moments beside bare weights", parent->source.path.string(),
-                    "warm_start.load.optimizer = \"load\" is for a checkpoint");
-  }
   return parent ? facts_of(*parent) : ParentFacts{};
 }
 

@@ -19,14 +19,6 @@
 namespace rekindle {
 namespace {
 
-// The built-in models compute on numbers; LibTorch would say so in its own words, deep in the first pass.
-void check_integers(const Job& job, const Dataset& data) {
-  const std::vector<std::string> built_in = built_in_models();
-  if (data.element() != Element::kInteger || std::ranges::count(built_in, job.model.name()) == 0) return;
-  throw bad_input("x is I64, and model '" + job.model.name() + "' takes numbers", "[data]",
-                  "convert it, in PyTorch by x.float(); integers such as tokens are for a model of your own");
-}
-
 std::string shapes_text(const NamedState& state) {
   std::ostringstream text;
   for (const auto* part : {&state.parameters, &state.frozen, &state.buffers}) {
@@ -35,17 +27,6 @@ std::string shapes_text(const NamedState& state) {
     text << '\n';
   }
   return text.str();
-}
-
-// Files hold tensors row by row, and they are read to where they belong.
-void check_contiguous(const NamedState& state) {
-  for (const auto* part : {&state.frozen, &state.buffers}) {
-    for (const auto& [name, tensor] : *part) {
-      if (tensor.is_contiguous()) continue;
-      throw bad_input("tensor '" + name + "' of the model is not contiguous", "[model]",
-                      "register it with .contiguous()");
-    }
-  }
 }
 
 // Activations and gradients are allocated anew each step, in the same sizes. What malloc gives back to the
@@ -108,13 +89,10 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
   Trainee trainee;
   const GivesMemoryBack until_it_has_moved;
   together(communicator, "model", [&] {
-    check_integers(job, data);
     trainee.model = make_model(job.model, data.shape());
     trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
-    check_trainable(trainee.state.parameters);
-    check_contiguous(trainee.state);
-    check_leaves_weights(*trainee.model);
+    check_model(job, data, *trainee.model, trainee.state);
     check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
   });
   check_same(communicator, shapes_text(trainee.state), "model",

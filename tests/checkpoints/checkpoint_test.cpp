@@ -150,18 +150,27 @@ TEST_F(CheckpointTest, ThePythonOfTheRefusalRuns) {
     write_synced(files_, path("script.py"), script);
     return std::system(("cd '" + directory_.path().string() + "' && '" + python + "' script.py").c_str());
   };
+  const auto run_hint = [&](const char* name) {
+    std::string script = refusal(path(name));
+    script = script.substr(script.find("    import "));
+    std::string lines;
+    for (size_t at = 0; at < script.size();) {
+      const size_t end = std::min(script.find('\n', at), script.size());
+      lines += script.substr(at + 4, end - at - 4) + "\n";
+      at = end + 1;
+    }
+    ASSERT_EQ(run(lines), 0) << lines;
+    const safetensors::Reader reader(files_, path("model.safetensors"));
+    EXPECT_EQ(reader.tensors().size(), 2u);
+  };
   ASSERT_EQ(run("import torch\nw = torch.arange(4.)\ntorch.save({'w': w, 'tied': w}, 'model.pt')\n"), 0);
-  std::string script = refusal(path("model.pt"));
-  script = script.substr(script.find("    import torch"));
-  std::string lines;
-  for (size_t at = 0; at < script.size();) {
-    const size_t end = std::min(script.find('\n', at), script.size());
-    lines += script.substr(at + 4, end - at - 4) + "\n";
-    at = end + 1;
-  }
-  ASSERT_EQ(run(lines), 0) << lines;
-  const safetensors::Reader reader(files_, path("model.safetensors"));
-  EXPECT_EQ(reader.tensors().size(), 2u);
+  run_hint("model.pt");
+  std::filesystem::remove(path("model.safetensors"));
+  ASSERT_EQ(run("import torch\nfor i in (1, 2):\n"
+                "    torch.save({f'w{i}': torch.ones(i)}, f'pytorch_model-0000{i}-of-00002.bin')\n"
+                "open('pytorch_model.bin.index.json', 'w').write('{}')\n"),
+            0);
+  run_hint("pytorch_model.bin.index.json");
 }
 
 }  // namespace

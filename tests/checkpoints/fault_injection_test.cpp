@@ -20,6 +20,8 @@ struct Scenario {
   const char* name;
   std::vector<int64_t> before;  // steps that stand
   int64_t saved;                // the step that is saved then
+  int64_t best_before = 0;      // the best so far; 0: none
+  bool is_best = false;         // the step that is saved becomes it
 };
 
 struct Fault {
@@ -28,10 +30,9 @@ struct Fault {
   std::optional<FaultyFileSystem::Loss> loss;
 };
 
-const std::vector<Scenario> kScenarios = {{"first", {}, 3},
-                                          {"third, which prunes", {1, 2}, 3},
-                                          {"one that stands", {1, 2}, 2},
-                                          {"the only one", {2}, 2}};
+const std::vector<Scenario> kScenarios = {
+    {"first", {}, 3},         {"third, which prunes", {1, 2}, 3},   {"one that stands", {1, 2}, 2},
+    {"the only one", {2}, 2}, {"a better one", {1, 2}, 3, 1, true}, {"no better one", {1, 2}, 3, 1, false}};
 const std::vector<Fault> kFaults = {{"one call", false, {}},
                                     {"killed", true, {}},
                                     {"power lost", true, FaultyFileSystem::Loss::kAll},
@@ -41,13 +42,13 @@ class Trial {
  public:
   Trial(const Scenario& scenario, const Fault& fault, int fail_at) : scenario_(scenario), fault_(fault) {
     CheckpointStore good(files_, path_, {.every = {}, .keep = 2});
-    for (const int64_t step : scenario.before) save(files_, good, step, 1);
+    for (const int64_t step : scenario.before) save(files_, good, step, 1, "a", step == scenario.best_before);
     FaultyFileSystem faulty;
     faulty.fail_at = fail_at;
     faulty.stays_down = fault.stays_down;
     CheckpointStore failing(faulty, path_, {.every = {}, .keep = 2});
     try {
-      save(faulty, failing, scenario.saved, 2, "b");
+      save(faulty, failing, scenario.saved, 2, "b", scenario.is_best);
       published_ = true;
     } catch (const Error&) {
     }
@@ -77,14 +78,25 @@ class Trial {
       ASSERT_TRUE(newest);
       EXPECT_GE(newest->state.progress.step, scenario_.before.size() > 1 ? *(scenario_.before.end() - 2) : 2);
     }
+    const int64_t best = newest ? best_at(newest->state.progress.step) : 0;
+    if (newest) store.mend_links(newest->state.progress.step, best > 0 ? std::optional(best) : std::nullopt);
     save(files_, store, 9, 4, "c");  // and the run can go on
     EXPECT_EQ(store.newest_valid()->state.progress.step, 9);
+    if (best > 0) {
+      EXPECT_EQ(files_.read_link(path_ / names::kBest), names::step(best));
+      EXPECT_NO_THROW(open_checkpoint(files_, path_ / names::kBest));
+    }
     for (const std::string& name : files_.list(path_)) {
-      EXPECT_TRUE(name == names::kLatest || names::step_in(name) >= 0) << name << " is left over";
+      EXPECT_TRUE(name == names::kLatest || (best > 0 && name == names::kBest) || names::step_in(name) >= 0)
+          << name << " is left over";
     }
   }
 
  private:
+  // What state.json of the checkpoint of that step says is the best.
+  int64_t best_at(int64_t step) const {
+    return step == scenario_.saved && scenario_.is_best ? step : scenario_.best_before;
+  }
   // Ended just when the one that stands had been put aside: newest_valid() is the way back.
   bool is_between_renames() const {
     return files_.exists(path_ / names::step_aside(scenario_.saved, "b")) &&

@@ -66,9 +66,9 @@ inline std::vector<FileRecord> write_files(FileSystem& files, const std::filesys
 }
 
 inline Published save(FileSystem& files, CheckpointStore& store, int64_t step, float value = 1,
-                      const std::string& attempt = "a") {
+                      const std::string& attempt = "a", bool best = false) {
   const auto directory = store.prepare(step, attempt);
-  return store.publish(step, attempt, write_files(files, directory, step, value));
+  return store.publish(step, attempt, write_files(files, directory, step, value), best);
 }
 
 inline float first_weight(FileSystem& files, const Checkpoint& checkpoint) {

@@ -430,6 +430,9 @@ class Components(Line):
         for path in folder, folder / "pytorch_model.bin":
             result, _ = self.start(path, code=78)
             self.assert_says(result, "safetensors.torch.save_file")
+        (folder / "pytorch_model.bin").rename(folder / "pytorch_model-00001-of-00001.bin")
+        (folder / "pytorch_model.bin.index.json").write_text("{}")
+        self.assert_says(self.start(folder, code=78)[0], "pytorch_model-*.bin")
 
     def test_moments(self):
         """One more step of a run, and the first of a child with its moments, are the same step."""

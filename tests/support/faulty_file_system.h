@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -47,6 +48,7 @@ class FaultyFileSystem final : public FileSystem {
   }
 
   std::unique_ptr<WritableFile> create(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("create", path);
     auto file = real_.create(path);
     written_[path] = 0;
@@ -54,42 +56,51 @@ class FaultyFileSystem final : public FileSystem {
     return std::make_unique<File>(*this, path, std::move(file));
   }
   std::unique_ptr<WritableFile> append_to(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("append_to", path);
     auto file = real_.append_to(path);
     written_[path] = std::filesystem::file_size(path);
     return std::make_unique<File>(*this, path, std::move(file));
   }
   std::unique_ptr<ReadableFile> open(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("open", path);
     return std::make_unique<Reading>(real_.open(path), path, reads_end_at);
   }
   bool exists(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("exists", path);
     return real_.exists(path);
   }
   bool is_directory(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("is_directory", path);
     return real_.is_directory(path);
   }
   std::vector<std::string> list(const Path& directory) override {
+    const std::lock_guard lock(mutex_);
     call("list", directory);
     return real_.list(directory);
   }
   std::optional<std::string> read_link(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("read_link", path);
     return real_.read_link(path);
   }
   void create_directories(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("create_directories", path);
     real_.create_directories(path);
   }
   bool create_directory(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("create_directory", path);
     const bool made = real_.create_directory(path);
     if (made) pending_.push_back({{}, path, {}});
     return made;
   }
   void rename(const Path& from, const Path& to) override {
+    const std::lock_guard lock(mutex_);
     call("rename", from);
     const auto old_link = real_.read_link(to);
     real_.rename(from, to);
@@ -97,30 +108,36 @@ class FaultyFileSystem final : public FileSystem {
     pending_.push_back({from, to, old_link});
   }
   void remove(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("remove", path);
     real_.remove(path);
     forget(path);
   }
   void remove_all(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("remove_all", path);
     real_.remove_all(path);
     forget(path);
   }
   void create_link(const Path& link, const std::string& target) override {
+    const std::lock_guard lock(mutex_);
     call("create_link", link);
     real_.create_link(link, target);
     pending_.push_back({{}, link, {}});
   }
   void sync_directory(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("sync_directory", path);
     real_.sync_directory(path);
     std::erase_if(pending_, [&](const Change& change) { return change.to.parent_path() == path; });
   }
   std::unique_ptr<FileLock> try_lock(const Path& path, std::string_view note) override {
+    const std::lock_guard lock(mutex_);
     call("try_lock", path);
     return real_.try_lock(path, note);
   }
   std::string lock_note(const Path& path) override {
+    const std::lock_guard lock(mutex_);
     call("lock_note", path);
     return real_.lock_note(path);
   }
@@ -138,17 +155,20 @@ class FaultyFileSystem final : public FileSystem {
     File(FaultyFileSystem& files, Path path, std::unique_ptr<WritableFile> real)
         : files_(files), path_(std::move(path)), real_(std::move(real)) {}
     void append(std::span<const std::byte> bytes) override {
+      const std::lock_guard lock(files_.mutex_);
       files_.call("append", path_);
       std::vector<std::byte> copy(bytes.begin(), bytes.end());
       if (files_.flips_bytes && !copy.empty()) copy[0] ^= std::byte{1};
       real_->append(copy);
     }
     void sync() override {
+      const std::lock_guard lock(files_.mutex_);
       files_.call("sync", path_);
       real_->sync();
       files_.written_[path_] = std::filesystem::file_size(path_);
     }
     void close() override {
+      const std::lock_guard lock(files_.mutex_);
       files_.call("close", path_);
       real_->close();
     }
@@ -213,6 +233,7 @@ class FaultyFileSystem final : public FileSystem {
   }
 
   FileSystem& real_ = posix_file_system();
+  std::recursive_mutex mutex_;  // ranks may be threads
   std::vector<std::string> log_;
   std::map<Path, uint64_t> written_;  // bytes that are on the disk for sure
   std::vector<Change> pending_;       // in order
