@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 
 import measure
@@ -385,7 +386,7 @@ def resume(folder):
                            check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
             took = time.monotonic() - begin
             last = json.loads((once / "checkpoints/latest/state.json").read_text())
-            assert last["progress"]["samples"] == 100_000 * (steps + 1), last
+            assert last["samples"] == 100_000 * (steps + 1), last
             shutil.rmtree(once)
             return {"s": took}
         return run
@@ -404,4 +405,4 @@ SECTIONS = {"allreduce": all_reduce, "mlp": lambda folder: training(folder, "mlp
             "mlp-large": lambda folder: training(folder, "mlp-large", 1.6, 1.5),
             "resnet18": lambda folder: training(folder, "resnet18", 1.25, 1.25),
             "minilm": lambda folder: training(folder, "minilm", 1.25, 1.25),
-            "efficiency": efficiency, "memory": memory, "any-world": any_world, "start": start, "save": save}
+            "efficiency": efficiency, "memory": memory, "any-world": any_world, "start": start, "save": save, "resume": resume}
