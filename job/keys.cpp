@@ -176,15 +176,15 @@ void add_optimizer(Table& table) {
   optimizer
       .key("momentum", number(from_to_below(0, 1)), &OptimizerOptions::momentum,
            "share of the last update that is kept")
-      .only_with_optimizer("sgd");
+      .only_with("optimizer.name", {"sgd"});
   optimizer.key("nesterov", boolean(), &OptimizerOptions::nesterov, "Nesterov's momentum; needs `momentum`")
-      .only_with_optimizer("sgd");
+      .only_with("optimizer.name", {"sgd"});
   optimizer
       .key("betas", pair_of(number(from_to_below(0, 1)), "a list of two numbers in [0, 1)"), get_betas,
            set_betas, "decay of the averages of gradients and of their squares")
-      .only_with_optimizer("adamw");
+      .only_with("optimizer.name", {"adamw"});
   optimizer.key("eps", number(above(0)), &OptimizerOptions::eps, "added to the divisor")
-      .only_with_optimizer("adamw");
+      .only_with("optimizer.name", {"adamw"});
   optimizer
       .key("weight_decay", number(at_least(0)), &OptimizerOptions::weight_decay,
            "pull of every weight towards zero")
@@ -197,46 +197,137 @@ void add_optimizer(Table& table) {
                 "gradients are scaled down to this norm; 0: never");
 }
 
+// One that may be left out, and is then not written.
+Kind<Length> optional_length() {
+  Kind<Length> kind = length(kInterval);
+  kind.print = [print = kind.print](const Length& value) { return value.is_zero() ? "" : print(value); };
+  return kind;
+}
+
+// A length, or a rule that says one.
+Kind<std::pair<WarmupRule, Length>> warmup_length() {
+  const auto rules = choice<WarmupRule>({{"untuned", WarmupRule::kUntuned}, {"radam", WarmupRule::kRadam}});
+  const Kind<Length> lengths = length();
+  using Warmup = std::pair<WarmupRule, Length>;
+  return {"a length, \"untuned\" or \"radam\"",
+          [rules, lengths](const Item& item) -> std::optional<Warmup> {
+            const auto* word = item.node.as_string();
+            if (word != nullptr && (word->get() == "untuned" || word->get() == "radam"))
+              return Warmup(*rules.read(item), {});
+            const auto given = lengths.read(item);
+            return given ? std::optional(Warmup(WarmupRule::kLength, *given)) : std::nullopt;
+          },
+          [rules, lengths](const Warmup& warmup) {
+            return warmup.first == WarmupRule::kLength ? lengths.print(warmup.second)
+                                                       : rules.print(warmup.first);
+          }};
+}
+
+void add_warmup(Table& table) {
+  auto schedule = table.section("schedule", &Job::schedule);
+  const auto shapes = choice<WarmupShape>({{"linear", WarmupShape::kLinear},
+                                           {"exponential", WarmupShape::kExponential},
+                                           {"cosine", WarmupShape::kCosine},
+                                           {"constant", WarmupShape::kConstant}});
+  using Warmup = std::pair<WarmupRule, Length>;
+  const auto get = [](const ScheduleOptions& options) { return Warmup(options.warmup_rule, options.warmup); };
+  const auto set = [](ScheduleOptions& options, Warmup warmup) {
+    options.warmup_rule = warmup.first;
+    options.warmup = warmup.second;
+  };
+  schedule.key("warmup", warmup_length(), get, set,
+               "length of the warm-up; `untuned`: what Adam's beta2 asks for, 2/(1 - beta2) steps, or with "
+               "`exponential` the factor 1 - exp(-(1 - beta2) t); `radam`: RAdam's rectification");
+  schedule.key("warmup_shape", shapes, &ScheduleOptions::warmup_shape,
+               "how the rate rises; `constant` stays where it starts, and then jumps");
+  schedule.key("warmup_start_factor", number(from_to(0, 1)), &ScheduleOptions::warmup_start_factor,
+               "where the warm-up starts, as a share of the peak");
+  schedule.key("warmup_start_lr", maybe(number(at_least(0))), &ScheduleOptions::warmup_start_lr,
+               "the same as a rate; instead of `warmup_start_factor`");
+  schedule.key(
+      "warmup_fixed_in",
+      choice<WarmupFixedIn>({{"samples", WarmupFixedIn::kSamples}, {"steps", WarmupFixedIn::kSteps}}),
+      &ScheduleOptions::warmup_fixed_in,
+      "what stays of a warm-up in epochs or samples when the batch grows from `base_batch`: `steps` makes "
+      "it longer in epochs, by as much as the batch grew");
+}
+
+void add_decay(Table& table) {
+  auto schedule = table.section("schedule", &Job::schedule);
+  const auto decays = choice<Decay>({{"constant", Decay::kConstant},
+                                     {"cosine", Decay::kCosine},
+                                     {"linear", Decay::kLinear},
+                                     {"polynomial", Decay::kPolynomial},
+                                     {"step", Decay::kStep},
+                                     {"exponential", Decay::kExponential},
+                                     {"inverse-sqrt", Decay::kInverseSqrt},
+                                     {"wsd", Decay::kWsd},
+                                     {"one-cycle", Decay::kOneCycle}});
+  const auto cooldowns = choice<CooldownShape>({{"linear", CooldownShape::kLinear},
+                                                {"cosine", CooldownShape::kCosine},
+                                                {"1-sqrt", CooldownShape::k1Sqrt}});
+  Kind<std::vector<Length>> moments = list_of(length(kInterval), "a list of lengths > 0");
+  moments.print = [print = moments.print](const std::vector<Length>& list) {
+    return list.empty() ? "" : print(list);
+  };
+  const char* const decay = "schedule.decay";
+  schedule.key(
+      "decay", decays, &ScheduleOptions::decay,
+      "how the rate falls, from the end of the warm-up to the end of the run; `one-cycle` is a cosine up "
+      "and a cosine down, and sets `warmup = \"0.3dur\"`, `warmup_shape = \"cosine\"`, "
+      "`warmup_start_factor = 0.04` and `min_lr_factor = 4e-6` where they are not given");
+  schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
+               "share of the peak where the decay ends, or under which it does not go");
+  schedule.key("decay_power", number(above(0)), &ScheduleOptions::decay_power, "exponent of the fall")
+      .only_with(decay, {"polynomial"});
+  schedule
+      .key("decay_factor", number(above(0)), &ScheduleOptions::decay_factor,
+           "what the rate is multiplied by, at once or smoothly")
+      .only_with(decay, {"step", "exponential"});
+  schedule
+      .key("decay_every", optional_length(), &ScheduleOptions::decay_every,
+           "how often, from the end of the warm-up")
+      .only_with(decay, {"step", "exponential"});
+  schedule
+      .key("decay_at", moments, &ScheduleOptions::decay_at,
+           "when, from the beginning of the run; instead of `decay_every`")
+      .only_with(decay, {"step"});
+  schedule
+      .key("cycles", integer<int64_t>(1), &ScheduleOptions::cycles,
+           "how often the fall starts anew at the peak")
+      .only_with(decay, {"cosine"});
+  schedule
+      .key("timescale", optional_length(), &ScheduleOptions::timescale,
+           "the rate falls as sqrt(timescale / (timescale + what was seen since the warm-up))")
+      .default_is("`warmup`")
+      .only_with(decay, {"inverse-sqrt"});
+  schedule
+      .key("cooldown", optional_length(), &ScheduleOptions::cooldown,
+           "length of the last part, before which the rate stays at the peak")
+      .only_with(decay, {"wsd"});
+  schedule.key("cooldown_shape", cooldowns, &ScheduleOptions::cooldown_shape, "how the rate falls there")
+      .only_with(decay, {"wsd"});
+}
+
 void add_schedule(Table& table) {
   auto schedule = table.section("schedule", &Job::schedule);
-  const auto scaling =
-      choice<LrScaling>({{"none", LrScaling::kNone}, {"linear", LrScaling::kLinear}}, {"sqrt", "adam-sqrt"});
-  const auto shape =
-      choice<WarmupShape>({{"linear", WarmupShape::kLinear}}, {"exponential", "cosine", "constant"});
-  const auto decay =
-      choice<Decay>({{"constant", Decay::kConstant}, {"cosine", Decay::kCosine}},
-                    {"linear", "polynomial", "step", "exponential", "inverse-sqrt", "wsd", "one-cycle"});
+  const auto scaling = choice<LrScaling>({{"none", LrScaling::kNone},
+                                          {"linear", LrScaling::kLinear},
+                                          {"sqrt", LrScaling::kSqrt},
+                                          {"adam-sqrt", LrScaling::kAdamSqrt}});
   Kind<int64_t> batch = integer<int64_t>(1);
   batch.print = [](const int64_t& value) { return value > 0 ? std::to_string(value) : ""; };
 
   schedule.key("base_lr", number(above(0)), &ScheduleOptions::base_lr, "learning rate at `base_batch`")
       .required();
   schedule.key("base_batch", batch, &ScheduleOptions::base_batch,
-               "global batch that `base_lr` was tuned at; needed where `lr_scaling` is not `none`");
-  schedule.key("lr_scaling", scaling, &ScheduleOptions::lr_scaling, "how the rate follows the global batch");
-  schedule.key("warmup", length(), &ScheduleOptions::warmup, "length of the warm-up");
-  schedule.key("warmup_shape", shape, &ScheduleOptions::warmup_shape, "how the rate rises");
-  schedule.key("warmup_start_factor", number(from_to(0, 1)), &ScheduleOptions::warmup_start_factor,
-               "where the warm-up starts, as a share of the peak");
-  schedule.later<std::string>("warmup_fixed_in", choice({"samples"}, {"steps"}), "samples",
-                              "what stays of the warm-up when the batch grows");
-  schedule.key("decay", decay, &ScheduleOptions::decay,
-               "how the rate falls, from the end of the warm-up to the end of the run");
-  schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
-               "where the decay ends, as a share of the peak");
-}
-
-void add_later_schedules(Table& table) {
-  auto schedule = table.section("schedule", &Job::schedule);
-  schedule.later<double>("decay_power", number(above(0)), 1, "exponent of `polynomial`");
-  schedule.later<double>("decay_factor", number(above(0)), 1, "what `step` multiplies the rate by");
-  schedule.later<Length>("decay_every", length(), {}, "how often `step` does so");
-  schedule.later<size_t>("decay_at", list("a list of lengths"), 0, "when `step` does so");
-  schedule.later<int64_t>("cycles", integer<int64_t>(1), 1, "how often `cosine` starts anew");
-  schedule.later<Length>("timescale", length(), {}, "of `inverse-sqrt`");
-  schedule.later<Length>("cooldown", length(), Length{}, "length of the last part of `wsd`");
-  schedule.later<std::string>("cooldown_shape", choice({"linear"}, {"cosine", "1-sqrt"}), "linear",
-                              "how the rate falls there");
+               "global batch that `base_lr` was tuned at; needed where something is scaled with the batch");
+  schedule.key(
+      "lr_scaling", scaling, &ScheduleOptions::lr_scaling,
+      "how the rate follows the global batch, which is k times `base_batch`: k, sqrt(k), or sqrt(k) with "
+      "`betas` of 1 - k(1 - beta) and `eps`/sqrt(k)");
+  add_warmup(table);
+  add_decay(table);
 }
 
 void add_warm_start(Table& table) {
@@ -422,9 +513,8 @@ std::vector<Key<IncrementOptions>> make_increment_keys() {
 const std::vector<Key<Job>>& job_keys() {
   static const std::vector<Key<Job>> keys = [] {
     Table table;
-    for (const auto add :
-         {add_model, add_data, add_data_tables, add_batch, add_optimizer, add_schedule, add_later_schedules,
-          add_warm_start, add_evaluation, add_checkpoint, add_verdict, add_run}) {
+    for (const auto add : {add_model, add_data, add_data_tables, add_batch, add_optimizer, add_schedule,
+                           add_warm_start, add_evaluation, add_checkpoint, add_verdict, add_run}) {
       add(table);
     }
     return std::move(table.rows);
@@ -435,6 +525,14 @@ const std::vector<Key<Job>>& job_keys() {
 const std::vector<Key<IncrementOptions>>& increment_keys() {
   static const std::vector<Key<IncrementOptions>> keys = make_increment_keys();
   return keys;
+}
+
+bool has_meaning(const Key<Job>& key, const Job& job) {
+  if (key.only.values.empty()) return true;
+  const size_t dot = key.only.key.rfind('.');
+  const std::string value =
+      find_key(job_keys(), key.only.key.substr(0, dot), key.only.key.substr(dot + 1))->print(job);
+  return std::ranges::any_of(key.only.values, [&](const std::string& one) { return quote(one) == value; });
 }
 
 bool is_section(const std::string& name) {

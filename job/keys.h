@@ -12,6 +12,12 @@
 
 namespace rekindle {
 
+// Another key, and its values with which a key goes; no values: any.
+struct Only {
+  std::string key;
+  std::vector<std::string> values = {};
+};
+
 // A key, and where its value goes in a Target: a Job, or one increment of its data.
 template <typename Target>
 struct Key {
@@ -20,7 +26,7 @@ struct Key {
   std::string fallback;       // what holds where it is not given, as the docs show it
   std::string meaning;
   std::vector<std::string> one_of = {};  // exactly one of these names of the section must be given
-  std::string optimizer = {};            // the only optimizer.name that it goes with; empty: any
+  Only only = {};                        // where it has a meaning
   bool resumable = false;                // a resumed run may change it, so it is not part of the job's digest
   std::function<bool(const Item&, Target&)> read;   // false: a mistake was recorded
   std::function<std::string(const Target&)> print;  // as TOML; empty where there is nothing to say
@@ -30,6 +36,9 @@ struct Key {
 
 const std::vector<Key<Job>>& job_keys();                     // keys of one section stand together
 const std::vector<Key<IncrementOptions>>& increment_keys();  // of a table in data.increments
+
+// Whether the key it goes with has one of the values that it goes with.
+bool has_meaning(const Key<Job>& key, const Job& job);
 
 bool is_section(const std::string& name);                       // also "data", "data.normalize"
 std::vector<std::string> names_in(const std::string& section);  // its keys and tables; "": the sections

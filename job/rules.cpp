@@ -49,11 +49,13 @@ void exactly_one(const Case& it, const Key<Job>& key) {
                       : "[" + key.section + "] lacks a key, expected one of " + enumerate(quoted));
 }
 
-void goes_with_optimizer(const Case& it, const Key<Job>& key) {
-  const bool fits = !it.given.well("optimizer.name") || it.job.optimizer.name == key.optimizer;
-  if (!it.has(key.full_name()) || fits) return;
-  it.add(key.full_name(), "does not go with optimizer.name = " + quote(it.job.optimizer.name) +
-                              ", expected it only with " + quote(key.optimizer));
+void goes_with(const Case& it, const Key<Job>& key) {
+  if (!it.has(key.full_name()) || !it.given.well(key.only.key) || has_meaning(key, it.job)) return;
+  const size_t dot = key.only.key.rfind('.');
+  const std::string value =
+      find_key(job_keys(), key.only.key.substr(0, dot), key.only.key.substr(dot + 1))->print(it.job);
+  it.add(key.full_name(), "does not go with " + key.only.key + " = " + value + ", expected it only with " +
+                              either(key.only.values));
 }
 
 void data_kind(const Case& it) {
@@ -74,6 +76,10 @@ void data_kind(const Case& it) {
   }
 }
 
+bool is_adam(const std::string& optimizer) {
+  return optimizer == "adamw";
+}
+
 void optimizer(const Case& it) {
   OptimizerOptions& options = it.job.optimizer;
   const bool momentum_known = it.given.well("optimizer.momentum") && !it.given.slipped("optimizer.momentum");
@@ -84,12 +90,66 @@ void optimizer(const Case& it) {
   if (!it.has("optimizer.weight_decay") && options.name == "adamw") options.weight_decay = 0.01;
 }
 
+// Keys of the schedule that set each other's defaults or exclude each other.
+void schedule_keys(const Case& it) {
+  ScheduleOptions& options = it.job.schedule;
+  if (it.has("schedule.warmup_start_lr") && options.warmup_start_factor > 0)
+    it.add("schedule.warmup_start_lr", "contradicts schedule.warmup_start_factor, expected only one of them");
+  if (options.decay == Decay::kOneCycle) {
+    if (!it.has("schedule.warmup")) options.warmup = {0.3, Unit::kShare};
+    if (!it.has("schedule.warmup_shape")) options.warmup_shape = WarmupShape::kCosine;
+    if (!it.has("schedule.warmup_start_factor") && !options.warmup_start_lr)
+      options.warmup_start_factor = 0.04;
+    if (!it.has("schedule.min_lr_factor")) options.min_lr_factor = 4e-6;
+  }
+  if (!it.given.well("schedule.decay") || !it.has("schedule.decay")) return;
+  const bool every = it.has("schedule.decay_every"), at = it.has("schedule.decay_at");
+  if (options.decay == Decay::kStep && every == at) {
+    it.add(at ? "schedule.decay_at" : "schedule.decay",
+           at ? "contradicts schedule.decay_every, expected only one of them"
+              : "is \"step\", expected schedule.decay_every or schedule.decay_at with it");
+  }
+  if (options.decay == Decay::kExponential && !every)
+    it.add("schedule.decay", "is \"exponential\", expected schedule.decay_every with it");
+  if (options.decay == Decay::kWsd && !it.has("schedule.cooldown"))
+    it.add("schedule.decay", "is \"wsd\", expected schedule.cooldown with it");
+}
+
+void warmup_keys(const Case& it) {
+  const ScheduleOptions& options = it.job.schedule;
+  const bool by_rule = options.warmup_rule != WarmupRule::kLength;
+  const bool start = options.warmup_start_factor > 0 || options.warmup_start_lr.value_or(0) > 0;
+  const bool lasts = !options.warmup.is_zero() && it.given.well("schedule.warmup");
+  if (lasts && options.warmup_shape == WarmupShape::kExponential && !start)
+    it.add("schedule.warmup_shape",
+           "is \"exponential\", expected a schedule.warmup_start_factor > 0 with it");
+  if (!by_rule || !it.given.well("schedule.warmup")) return;
+  const std::string rule = options.warmup_rule == WarmupRule::kUntuned ? "\"untuned\"" : "\"radam\"";
+  if (!is_adam(it.job.optimizer.name) && it.given.well("optimizer.name"))
+    it.add("schedule.warmup", "is " + rule + ", expected it only with an optimizer that has betas");
+  const bool both = options.warmup_rule == WarmupRule::kUntuned;
+  if (options.warmup_shape == WarmupShape::kLinear ||
+      (both && options.warmup_shape == WarmupShape::kExponential))
+    return;
+  it.add("schedule.warmup", "is " + rule + ", expected schedule.warmup_shape = \"linear\"" +
+                                (both ? " or \"exponential\"" : "") + " with it");
+}
+
 void schedule(const Case& it) {
   const ScheduleOptions& options = it.job.schedule;
-  if (options.lr_scaling != LrScaling::kNone && options.base_batch == 0 && !it.has("schedule.base_batch") &&
-      !it.given.slipped("schedule.base_batch")) {
-    it.add("schedule.lr_scaling", "needs schedule.base_batch, the global batch that base_lr was tuned at");
-  }
+  const auto needs_batch = [&](const char* key, bool scales) {
+    if (!scales || options.base_batch > 0 || it.has("schedule.base_batch") ||
+        it.given.slipped("schedule.base_batch"))
+      return;
+    it.add(key, "needs schedule.base_batch, the global batch that base_lr was tuned at");
+  };
+  needs_batch("schedule.lr_scaling", options.lr_scaling != LrScaling::kNone);
+  needs_batch("schedule.warmup_fixed_in", options.warmup_fixed_in == WarmupFixedIn::kSteps);
+  if (options.lr_scaling == LrScaling::kAdamSqrt && !is_adam(it.job.optimizer.name) &&
+      it.given.well("optimizer.name"))
+    it.add("schedule.lr_scaling", "is \"adam-sqrt\", expected it only with an optimizer that has betas");
+  schedule_keys(it);
+  warmup_keys(it);
   // What else a warm-up must fit depends on the data: the schedule looks at it again.
   const Length &warmup = options.warmup, &duration = it.job.run.duration;
   if (warmup.is_zero() || !it.has("run.duration") || !it.given.well("run.duration")) return;
@@ -168,7 +228,7 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   const Case it{root, given, job, mistakes};
   for (const Key<Job>& key : job_keys()) {
     if (!key.one_of.empty() && key.one_of.front() == key.name) exactly_one(it, key);
-    if (!key.optimizer.empty()) goes_with_optimizer(it, key);
+    goes_with(it, key);
   }
   data_kind(it);
   optimizer(it);

@@ -40,9 +40,11 @@ class Row {
     key_.fallback = std::move(words);
     return *this;
   }
-  Row only_with_optimizer(std::string name) {
-    key_.meaning += "; only with `" + name + "`";
-    key_.optimizer = std::move(name);
+  Row only_with(const std::string& key, std::vector<std::string> values) {
+    std::string words;
+    for (const std::string& value : values) words += (words.empty() ? "`" : ", `") + value + "`";
+    key_.meaning += "; only with " + words;
+    key_.only = {key, std::move(values)};
     return *this;
   }
   Row may_change_on_resume() {

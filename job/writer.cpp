@@ -20,7 +20,7 @@ std::string bare_or_quoted(const std::string& key) {
 // The line of `key`; empty where there is nothing to say.
 std::string line_of(const Job& job, const Key<Job>& key) {
   if (key.section == "verdict" && !job.verdict) return "";
-  if (!key.optimizer.empty() && key.optimizer != job.optimizer.name) return "";
+  if (!has_meaning(key, job)) return "";
   const std::string value = key.print(job);
   return value.empty() ? "" : key.name + " = " + value + "\n";
 }

@@ -2,26 +2,70 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "core/units.h"
 
 namespace rekindle {
 
-enum class LrScaling { kNone, kLinear };
-enum class WarmupShape { kLinear };
-enum class Decay { kConstant, kCosine };
+// How the rate follows the global batch, B = kB' for a base batch B'.
+enum class LrScaling {
+  kNone,
+  kLinear,    // k (Goyal et al. 2017)
+  kSqrt,      // sqrt(k) (You et al. 2019, 2020)
+  kAdamSqrt,  // sqrt(k), and Adam's betas and eps with it (Malladi et al. 2022)
+};
 
-// `[schedule]`: warm-up x decay, and how the rate follows the global batch.
+// Where the warm-up's length comes from.
+enum class WarmupRule {
+  kLength,   // it is given
+  kUntuned,  // Adam's beta2 says it (Ma & Yarats 2021)
+  kRadam,    // the rate follows RAdam's rectification (Liu et al. 2020)
+};
+enum class WarmupShape { kLinear, kExponential, kCosine, kConstant };
+enum class WarmupFixedIn {
+  kSamples,  // of a larger batch the warm-up has fewer steps (Goyal et al. 2017)
+  kSteps,    // it has as many, so its epochs grow with the batch (LEGW, You et al. 2019)
+};
+
+enum class Decay {
+  kConstant,
+  kCosine,
+  kLinear,
+  kPolynomial,
+  kStep,
+  kExponential,
+  kInverseSqrt,
+  kWsd,
+  kOneCycle
+};
+enum class CooldownShape { kLinear, kCosine, k1Sqrt };
+
+// `[schedule]`: warm-up, then decay, and how the rate follows the global batch.
 struct ScheduleOptions {
   double base_lr = 0;      // required
-  int64_t base_batch = 0;  // the batch base_lr was tuned at; needed where lr_scaling is not none
+  int64_t base_batch = 0;  // the batch base_lr was tuned at; needed where something scales with the batch
   LrScaling lr_scaling = LrScaling::kNone;
+
   Length warmup;  // none by default
+  WarmupRule warmup_rule = WarmupRule::kLength;
   WarmupShape warmup_shape = WarmupShape::kLinear;
-  double warmup_start_factor = 0;  // share of the peak
+  double warmup_start_factor = 0;         // share of the peak
+  std::optional<double> warmup_start_lr;  // instead of it
+  WarmupFixedIn warmup_fixed_in = WarmupFixedIn::kSamples;
+
   Decay decay = Decay::kConstant;
-  double min_lr_factor = 0;  // share of the peak, where the decay ends
+  double min_lr_factor = 0;      // share of the peak, under which no decay goes
+  double decay_power = 1;        // polynomial
+  double decay_factor = 0.1;     // step, exponential; PyTorch's gamma
+  Length decay_every;            // step, exponential
+  std::vector<Length> decay_at;  // step: counted from the beginning of the run
+  int64_t cycles = 1;            // cosine
+  Length timescale;              // inverse-sqrt; the warm-up where it is not given
+  Length cooldown;               // wsd
+  CooldownShape cooldown_shape = CooldownShape::kLinear;
 };
 
 }  // namespace rekindle

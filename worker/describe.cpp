@@ -12,7 +12,6 @@
 #include "data/loader.h"
 #include "data/split.h"
 #include "models/model.h"
-#include "schedules/schedule.h"
 #include "warmstart/load_weights.h"
 #include "warmstart/parent.h"
 #include "worker/model_card.h"
@@ -67,7 +66,7 @@ int64_t samples_of_busiest(const Job& job, int64_t batch, int world, int64_t lea
 }
 
 ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, int world) {
-  const Schedule schedule(job.schedule, timeline, job.run.duration);
+  const Schedule schedule = schedule_of(job, timeline);
   const int cut = virtual_workers(job, world);
   const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
   const int64_t most = job.batch.microbatch > 0 ? job.batch.microbatch : share;
@@ -81,6 +80,10 @@ ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, 
       {"accumulation", passes * ((cut + world - 1) / world)},
       {"idle_share", 1 - static_cast<double>(timeline.batch_at(0)) / static_cast<double>(busiest * world)},
       {"peak_lr", schedule.peak()}};
+  if (job.schedule.lr_scaling == LrScaling::kAdamSqrt) {
+    row["betas"] = {schedule.adam().beta1, schedule.adam().beta2};
+    row["eps"] = schedule.adam().eps;
+  }
   if (by_time) {
     row["seconds"] = schedule.end();
     row["warmup_seconds"] = schedule.warmup();
@@ -101,7 +104,7 @@ ordered_json rates(const Job& job, const Timeline& timeline) {
     throw bad_input("a run that ends by the clock has no list of steps", "run.duration",
                     "leave out --schedule");
   }
-  const Schedule schedule(job.schedule, timeline, job.run.duration);
+  const Schedule schedule = schedule_of(job, timeline);
   ordered_json list = ordered_json::array();
   const int64_t steps = steps_of(timeline, job.run.duration);
   for (int64_t step = 0; step < steps; ++step) {

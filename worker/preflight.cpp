@@ -10,7 +10,6 @@
 #include "core/error.h"
 #include "core/progress.h"
 #include "data/loader.h"
-#include "schedules/schedule.h"
 
 namespace rekindle {
 namespace {
@@ -86,9 +85,23 @@ int64_t least_samples(Model& model) {
   return normalizes ? 2 : 1;
 }
 
+Schedule schedule_of(const Job& job, const Timeline& timeline) {
+  const OptimizerOptions& optimizer = job.optimizer;
+  return Schedule(job.schedule, timeline, job.run.duration,
+                  {optimizer.beta1, optimizer.beta2, optimizer.eps});
+}
+
+OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule) {
+  OptimizerOptions options = job.optimizer;
+  options.beta1 = schedule.adam().beta1;
+  options.beta2 = schedule.adam().beta2;
+  options.eps = schedule.adam().eps;
+  return options;
+}
+
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world) {
   const Timeline timeline(train_samples, job.batch.global);
-  const Schedule schedule(job.schedule, timeline, job.run.duration);
+  schedule_of(job, timeline);
   const int cut = virtual_workers(job, world);
   const int64_t least = least_samples(model);
   const int64_t last = train_samples - (timeline.steps_per_epoch() - 1) * job.batch.global;

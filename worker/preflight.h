@@ -6,6 +6,7 @@
 #include "data/dataset.h"
 #include "job/job.h"
 #include "models/model.h"
+#include "schedules/schedule.h"
 #include "warmstart/named_state.h"
 
 namespace rekindle {
@@ -21,6 +22,10 @@ int64_t least_samples(Model& model);
 // sum or save, a forward pass that writes to its own weights, as far as that can be seen, or data that a
 // built-in model does not take.
 void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state);
+
+// The schedule of a job, with what its optimizer asks for; and the optimizer's options, scaled with it.
+Schedule schedule_of(const Job& job, const Timeline& timeline);
+OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule);
 
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
 // schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch
