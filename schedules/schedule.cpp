@@ -102,7 +102,8 @@ double Schedule::at(const Progress& progress) const {
 // The share of the peak, so long after the warm-up.
 double Schedule::fall(double since_warmup) const {
   const double floor = options_.min_lr_factor, length = end_ - warmup_;
-  const double done = length > 0 ? std::min(1.0, since_warmup / length) : 0;
+  since_warmup = std::min(since_warmup, length);  // past the end it stays where it ended
+  const double done = length > 0 ? since_warmup / length : 0;
   switch (options_.decay) {
     case Decay::kConstant:
       return 1;

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <string>
+#include <vector>
 
 #include "core/error.h"
 
@@ -76,14 +79,161 @@ TEST(Schedule, LinearScaling) {
   }
 }
 
-TEST(Schedule, ContinuousAtTheSeamAndPure) {
-  const Timeline timeline(997, 64);
-  const Schedule schedule(cosine(0.3, {1.3, Unit::kEpochs}), timeline, {3.7, Unit::kEpochs});
-  for (int64_t samples = 0; samples < 3600; ++samples) {
-    EXPECT_LE(std::abs(schedule.at(at(samples + 1)) - schedule.at(at(samples))), 0.3 / 1000) << samples;
-    EXPECT_GE(schedule.at(at(samples)), 0);
-    EXPECT_EQ(schedule.at(at(samples)), schedule.at(at(samples)));
+// All that a schedule can be made of, over 8 epochs of 1,000 samples.
+std::vector<std::pair<std::string, ScheduleOptions>> all_decays() {
+  std::vector<std::pair<std::string, ScheduleOptions>> all;
+  const auto add = [&](const char* name, Decay decay) -> ScheduleOptions& {
+    all.emplace_back(name, ScheduleOptions{});
+    all.back().second.base_lr = 0.3;
+    all.back().second.min_lr_factor = 0.01;
+    all.back().second.decay = decay;
+    return all.back().second;
+  };
+  add("constant", Decay::kConstant);
+  add("cosine", Decay::kCosine);
+  add("linear", Decay::kLinear);
+  add("polynomial", Decay::kPolynomial).decay_power = 2.5;
+  add("exponential", Decay::kExponential).decay_every = {2, Unit::kEpochs};
+  add("inverse-sqrt", Decay::kInverseSqrt).timescale = {1, Unit::kEpochs};
+  add("one-cycle", Decay::kOneCycle);
+  for (const auto shape : {CooldownShape::kLinear, CooldownShape::kCosine, CooldownShape::k1Sqrt}) {
+    ScheduleOptions& wsd = add("wsd", Decay::kWsd);
+    wsd.cooldown = {0.2, Unit::kShare};
+    wsd.cooldown_shape = shape;
   }
+  return all;
+}
+
+const std::vector<Length> kWarmups = {
+    {1, Unit::kEpochs}, {37, Unit::kBatches}, {777, Unit::kSamples}, {0.13, Unit::kShare}, {}};
+
+// Every rise with every fall, in every unit: no jump at the seam or anywhere, never below zero, the peak
+// where the warm-up ends, and the same in any order of calls.
+TEST(Schedule, ContinuousPureAndNeverNegative) {
+  for (const int64_t batch : {16, 100, 333}) {
+    const Timeline timeline(1000, batch);
+    for (auto [name, options] : all_decays()) {
+      for (const auto shape : {WarmupShape::kLinear, WarmupShape::kExponential, WarmupShape::kCosine}) {
+        for (const Length& warmup : kWarmups) {
+          options.warmup = warmup;
+          options.warmup_shape = shape;
+          options.warmup_start_factor = 0.02;
+          const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+          SCOPED_TRACE(name + ", warm-up " + to_string(warmup) + ", batch " + std::to_string(batch));
+          std::vector<double> forth;
+          for (int64_t samples = 0; samples <= 8200; ++samples) forth.push_back(schedule.at(at(samples)));
+          for (int64_t samples = 8200; samples >= 0; samples -= 7)
+            EXPECT_EQ(schedule.at(at(samples)), forth[samples]);
+          // sqrt(1/1600), the first sample of a cooldown of 1 - sqrt, is the steepest
+          for (size_t i = 1; i < forth.size(); ++i)
+            ASSERT_LE(std::abs(forth[i] - forth[i - 1]), 0.3 * 0.026) << i;
+          EXPECT_GE(std::ranges::min(forth), 0);
+          EXPECT_LE(std::ranges::max(forth), 0.3);
+          EXPECT_NEAR(forth[std::llround(schedule.warmup())], 0.3, 1e-3);
+          EXPECT_EQ(forth[8000], forth[8200]);
+          if (HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(Schedule, EndsWhereItSays) {
+  for (auto [name, options] : all_decays()) {
+    if (options.decay == Decay::kConstant || options.decay == Decay::kExponential ||
+        options.decay == Decay::kInverseSqrt)
+      continue;
+    options.warmup = {1, Unit::kEpochs};
+    const Schedule schedule(options, Timeline(1000, 64), {8, Unit::kEpochs});
+    EXPECT_NEAR(schedule.at(at(8000)), 0.003, 1e-12) << name;
+  }
+}
+
+TEST(Schedule, StepsFallAtTheirMoments) {
+  ScheduleOptions options;
+  options.base_lr = 1;
+  options.decay = Decay::kStep;
+  options.decay_factor = 0.1;
+  options.decay_at = {{3, Unit::kEpochs}, {0.25, Unit::kShare}};
+  options.warmup = {0.5, Unit::kEpochs};
+  options.min_lr_factor = 0.02;
+  const Timeline timeline(1000, 100);
+  const Schedule at_moments(options, timeline, {8, Unit::kEpochs});
+  EXPECT_EQ(at_moments.at(at(1999)), 1);
+  EXPECT_NEAR(at_moments.at(at(2000)), 0.1, 1e-15);
+  EXPECT_NEAR(at_moments.at(at(3000)), 0.02, 1e-15);  // the floor
+  options.decay_at.clear();
+  options.decay_every = {3, Unit::kBatches};
+  const Schedule every(options, timeline, {8, Unit::kEpochs});
+  EXPECT_EQ(every.at(at(799)), 1);
+  EXPECT_NEAR(every.at(at(800)), 0.1, 1e-15);
+  options.decay_at = {{0.25, Unit::kEpochs}};
+  EXPECT_THROW(Schedule(options, timeline, {8, Unit::kEpochs}), Error);  // in the warm-up
+}
+
+// You et al. 2019: of a batch k times as large the rate is sqrt(k) times, and the warm-up k times as many
+// epochs, so that it has as many steps. The paper's table for ImageNet: 1K 0.3125 epochs, 2K 0.625, ...
+// 32K 10.
+TEST(Schedule, Legw) {
+  for (int64_t k = 1; k <= 32; k *= 2) {
+    ScheduleOptions options;
+    options.base_lr = 2;
+    options.base_batch = 1024;
+    options.lr_scaling = LrScaling::kSqrt;
+    options.warmup = {0.3125, Unit::kEpochs};
+    options.warmup_fixed_in = WarmupFixedIn::kSteps;
+    const Timeline timeline(1'280'000, 1024 * k);
+    const Schedule schedule(options, timeline, {90, Unit::kEpochs});
+    EXPECT_DOUBLE_EQ(schedule.warmup() / 1'280'000, 0.3125 * static_cast<double>(k));
+    EXPECT_DOUBLE_EQ(schedule.peak(), 2 * std::sqrt(static_cast<double>(k)));
+    options.warmup = {400, Unit::kBatches};  // steps are steps
+    EXPECT_DOUBLE_EQ(Schedule(options, timeline, {90, Unit::kEpochs}).warmup(), 400.0 * 1024 * k);
+  }
+}
+
+// Malladi et al. 2022: beta -> 1 - k(1 - beta), eps -> eps/sqrt(k), rate -> sqrt(k) rate.
+TEST(Scaling, AdamFollowsTheBatch) {
+  ScheduleOptions options;
+  options.base_lr = 1e-3;
+  options.base_batch = 256;
+  options.lr_scaling = LrScaling::kAdamSqrt;
+  const AdamConstants base{0.9, 0.98, 1e-6};
+  for (const int64_t k : {1, 2, 4, 8}) {
+    const auto times = static_cast<double>(k);
+    const AdamConstants scaled = scaled_adam(options, base, 256 * k);
+    EXPECT_DOUBLE_EQ(scaled.beta1, 1 - times * 0.1);
+    EXPECT_DOUBLE_EQ(scaled.beta2, 1 - times * 0.02);
+    EXPECT_DOUBLE_EQ(scaled.eps, 1e-6 / std::sqrt(times));
+    EXPECT_DOUBLE_EQ(scaled_lr(options, 256 * k), 1e-3 * std::sqrt(times));
+  }
+  EXPECT_NO_THROW(scaled_adam(options, base, 2559));
+  try {
+    scaled_adam(options, base, 2560);
+    FAIL() << "k(1 - beta1) is 1";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("stay below 2560"), std::string::npos) << error.what();
+  }
+  options.lr_scaling = LrScaling::kSqrt;
+  EXPECT_EQ(scaled_adam(options, base, 1 << 20), base);
+}
+
+// Ma & Yarats 2021: min(1, (1 - beta2) t / 2), and 1 - exp(-(1 - beta2) t), of update t.
+TEST(Schedule, UntunedWarmups) {
+  ScheduleOptions options;
+  options.base_lr = 1;
+  options.warmup_rule = WarmupRule::kUntuned;
+  const Timeline timeline(10'000, 10);
+  const AdamConstants adam{0.9, 0.99, 1e-8};
+  const Schedule linear(options, timeline, {3, Unit::kEpochs}, adam);
+  options.warmup_shape = WarmupShape::kExponential;
+  const Schedule exponential(options, timeline, {3, Unit::kEpochs}, adam);
+  for (int64_t t = 1; t < 1000; ++t) {
+    const Progress progress{timeline.samples_after(t - 1), t - 1, 0};
+    EXPECT_NEAR(linear.at(progress), std::min(1.0, 0.01 * static_cast<double>(t) / 2), 1e-12) << t;
+    EXPECT_NEAR(exponential.at(progress), 1 - std::exp(-0.01 * static_cast<double>(t)), 1e-12) << t;
+  }
+  options.warmup_shape = WarmupShape::kLinear;
+  EXPECT_THROW(Schedule(options, timeline, {100, Unit::kBatches}, adam), Error);  // 199 steps of warm-up
 }
 
 TEST(Schedule, WhatDoesNotFitTogetherIsRefused) {
