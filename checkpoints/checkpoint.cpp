@@ -73,11 +73,15 @@ FileRecord write_document(FileSystem& files, const Path& path, const nlohmann::j
   return {path.filename().string(), text.size(), digest_of(text)};
 }
 
-std::string first_bytes(FileSystem& files, const Path& path) {
+// By its first bytes: a zip archive, as torch.save makes, or a pickle of protocol 2 to 5. A header of
+// safetensors may begin with the same two bytes, as its length, but then says '{' where that is over.
+bool begins_as_pickle(FileSystem& files, const Path& path) {
   const auto file = files.open(path);
-  std::string bytes(std::min<uint64_t>(4, file->size()), '\0');
+  std::string bytes(std::min<uint64_t>(9, file->size()), '\0');
   file->read_at(0, std::as_writable_bytes(std::span(bytes)));
-  return bytes;
+  if (bytes.starts_with("PK\x03\x04")) return true;
+  return bytes.size() > 1 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5 &&
+         !(bytes.size() == 9 && bytes.ends_with(std::string("\0\0\0\0{", 5)));
 }
 
 }  // namespace
@@ -85,6 +89,9 @@ std::string first_bytes(FileSystem& files, const Path& path) {
 Checkpoint open_checkpoint(FileSystem& files, const Path& given, Verify verify) {
   const Path path = require_checkpoint(files, given);
   const Path manifest_path = path / names::kManifest;
+  if (files.read_link(manifest_path))
+    throw bad_input("the manifest is a link, which may lead anywhere", manifest_path.string(),
+                    "take another checkpoint; this one cannot be trusted");
   Manifest manifest =
       Manifest::parse(read_text(files, manifest_path, kMostDocumentBytes), manifest_path.string());
   const std::vector<std::string> damage = find_damage(files, path, manifest, verify);
@@ -122,10 +129,7 @@ void refuse_pickle(FileSystem& files, const Path& path) {
   const std::string name = path.filename().string();
   const bool shards = name.ends_with(kShards);
   const bool by_name = std::ranges::find(kExtensions, path.extension().string()) != kExtensions.end();
-  const std::string start = first_bytes(files, path);
-  const bool by_content =
-      start == "PK\x03\x04" || (start.size() > 1 && start[0] == '\x80' && start[1] >= 2 && start[1] <= 5);
-  if (!shards && !by_name && !by_content) return;
+  if (!shards && !by_name && !begins_as_pickle(files, path)) return;
   const std::string stem = shards ? name.substr(0, name.size() - kShards.size()) : path.stem().string();
   const std::string load = ", map_location=\"cpu\", weights_only=True)";
   throw bad_input(

@@ -2,6 +2,7 @@
 #include "checkpoints/optimizer_part.h"
 
 #include <algorithm>
+#include <set>
 
 #include "checkpoints/fields.h"
 #include "core/error.h"
@@ -80,6 +81,12 @@ std::vector<std::string> OptimizerParts::moments(const std::string& parameter) c
     names.push_back(entry->first.second);
   }
   return names;
+}
+
+std::vector<std::string> OptimizerParts::moments() const {
+  std::set<std::string> names;
+  for (const auto& [key, pieces] : pieces_) names.insert(key.second);
+  return {names.begin(), names.end()};
 }
 
 void OptimizerParts::read(const std::string& parameter, const std::string& moment, Range range,

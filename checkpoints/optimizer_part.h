@@ -41,6 +41,8 @@ class OptimizerParts {
 
   std::vector<std::string> moments(const std::string& parameter) const;  // sorted; empty: nothing was saved
 
+  std::vector<std::string> moments() const;  // of any parameter
+
   // Reads the elements `range` of a parameter's moment into `into`, 4 bytes each.
   // Throws bad_input that names what no part holds.
   void read(const std::string& parameter, const std::string& moment, Range range,

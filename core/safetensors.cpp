@@ -35,7 +35,8 @@ struct DTypeRow {
 };
 
 // In the order of DType, which decides the order of tensors in a file.
-constexpr std::array<DTypeRow, 19> kDTypes{{{DType::kBool, "BOOL", 1},
+constexpr std::array<DTypeRow, 20> kDTypes{{{DType::kBool, "BOOL", 1},
+                                            {DType::kF4, "F4", 1},
                                             {DType::kU8, "U8", 1},
                                             {DType::kI8, "I8", 1},
                                             {DType::kF8E5M2, "F8_E5M2", 1},
@@ -93,6 +94,11 @@ class Record {
     if (offsets[1] < offsets[0]) reject("data_offsets end before they begin");
     TensorInfo info{name_, dtype(), {}, offsets[0], offsets[1]};
     for (const uint64_t extent : numbers("shape")) info.shape.push_back(static_cast<int64_t>(extent));
+    if (info.dtype == DType::kF4) {
+      if (info.shape.empty() || info.shape.back() % 2 != 0)
+        reject("F4 goes in pairs, and its last extent is odd");
+      info.shape.back() /= 2;
+    }
     const auto bytes = bytes_of(info.dtype, info.shape);
     if (!bytes) reject("its shape overflows");
     if (*bytes != info.bytes()) {
@@ -225,10 +231,12 @@ std::string header_of(const std::vector<TensorView>& tensors, const Metadata& me
   uint64_t begin = 0;
   for (const TensorView& tensor : tensors) {
     const uint64_t end = begin + tensor.bytes.size();
+    std::vector<int64_t> shape = tensor.shape;
+    if (tensor.dtype == DType::kF4 && !shape.empty()) shape.back() *= 2;
     header += (header.size() > 1 ? "," : "") + json_text(tensor.name, where) +
               ":{\"dtype\":" + in_quotes(name_of(tensor.dtype)) +
-              ",\"shape\":" + nlohmann::json(tensor.shape).dump() + ",\"data_offsets\":[" +
-              std::to_string(begin) + "," + std::to_string(end) + "]}";
+              ",\"shape\":" + nlohmann::json(shape).dump() + ",\"data_offsets\":[" + std::to_string(begin) +
+              "," + std::to_string(end) + "]}";
     begin = end;
   }
   header += "}";

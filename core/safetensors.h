@@ -22,6 +22,7 @@ namespace rekindle::safetensors {
 // Every type of the format that LibTorch has a counterpart for, in the order of the Python package's list.
 enum class DType {
   kBool,
+  kF4,  // two to a byte; here, as in LibTorch, a pair counts as one element, and shapes are in pairs
   kU8,
   kI8,
   kF8E5M2,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "job/keys.h"
 #include "job/kinds.h"
-#include "job/reader.h"
+#include "job/tables.h"
 
 namespace rekindle {
 namespace {
@@ -27,25 +27,10 @@ std::optional<IncrementOptions> read_increment(const Item& item) {
   const toml::table* table = item.node.as_table();
   if (table == nullptr) return item.wrong("a table or a path");
 
-  bool good = true;
-  for (const auto& [key, node] : *table) {
-    const Key<IncrementOptions>* row = find_key(increment_keys(), kIncrements, key.str());
-    if (row == nullptr) report_unknown(key, kIncrements, item.mistakes);
-    good &= row != nullptr && row->read({node, row->full_name(), item.folder, item.mistakes}, increment);
-  }
-  if (!good) return std::nullopt;
+  if (!read_table(*table, item, increment_keys(), kIncrements, increment)) return std::nullopt;
   const std::string wrong = contradiction(*table);
   if (!wrong.empty()) return item.refuse(wrong);
   return increment;
-}
-
-std::string print_increment(const IncrementOptions& increment) {
-  std::string text;
-  for (const Key<IncrementOptions>& key : increment_keys()) {
-    const std::string value = key.print(increment);
-    if (!value.empty()) text += (text.empty() ? "" : ", ") + key.name + " = " + value;
-  }
-  return "{ " + text + " }";
 }
 
 }  // namespace
@@ -54,13 +39,11 @@ std::optional<std::vector<IncrementOptions>> read_increments(const Item& item) {
   constexpr char kExpected[] = "a list of at least one table or path";
   const toml::array* array = item.node.as_array();
   if (array == nullptr || array->empty()) return item.wrong(kExpected);
-  return read_elements(item, Kind<IncrementOptions>{kExpected, read_increment, print_increment}, kExpected);
+  return read_elements(item, Kind<IncrementOptions>{kExpected, read_increment, {}}, kExpected);
 }
 
 std::string print_increments(const std::vector<IncrementOptions>& increments) {
-  std::string text;
-  for (const IncrementOptions& increment : increments) text += "  " + print_increment(increment) + ",\n";
-  return text.empty() ? "" : "[\n" + text + "]";
+  return print_tables(increments, increment_keys());
 }
 
 }  // namespace rekindle

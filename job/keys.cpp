@@ -171,28 +171,45 @@ void add_optimizer(Table& table) {
     options.beta2 = betas.second;
   };
 
-  optimizer.key("name", choice({"sgd", "adamw"}, {"adam", "lars", "lamb"}), &OptimizerOptions::name,
+  const char* const name = "optimizer.name";
+  optimizer.key("name", choice({"sgd", "adam", "adamw", "lars", "lamb"}), &OptimizerOptions::name,
                 "the update rule");
   optimizer
       .key("momentum", number(from_to_below(0, 1)), &OptimizerOptions::momentum,
            "share of the last update that is kept")
-      .only_with("optimizer.name", {"sgd"});
+      .default_is("`0.9` with `lars`, else `0.0`")
+      .only_with(name, {"sgd", "lars"});
   optimizer.key("nesterov", boolean(), &OptimizerOptions::nesterov, "Nesterov's momentum; needs `momentum`")
-      .only_with("optimizer.name", {"sgd"});
+      .only_with(name, {"sgd"});
   optimizer
       .key("betas", pair_of(number(from_to_below(0, 1)), "a list of two numbers in [0, 1)"), get_betas,
            set_betas, "decay of the averages of gradients and of their squares")
-      .only_with("optimizer.name", {"adamw"});
+      .only_with(name, {"adam", "adamw", "lamb"});
   optimizer.key("eps", number(above(0)), &OptimizerOptions::eps, "added to the divisor")
-      .only_with("optimizer.name", {"adamw"});
+      .default_is("`1e-06` with `lamb`, else `1e-08`")
+      .only_with(name, {"adam", "adamw", "lamb"});
+  optimizer
+      .key("trust_coefficient", number(above(0)), &OptimizerOptions::trust_coefficient,
+           "of a parameter's norm, over that of its gradient: the share of the rate that it gets")
+      .only_with(name, {"lars"});
   optimizer
       .key("weight_decay", number(at_least(0)), &OptimizerOptions::weight_decay,
            "pull of every weight towards zero")
       .default_is("`0.01` with `adamw`, else `0.0`");
   optimizer
       .key("no_decay", maybe(list_of(text("a glob"), "a list of globs")), &OptimizerOptions::no_decay,
-           "globs over parameter names that weight decay leaves alone; `[]`: all decay")
+           "globs over parameter names that weight decay leaves alone, and `lars` and `lamb` do not scale; "
+           "`[]`: "
+           "none")
       .default_is("parameters of at most one dimension");
+  optimizer.key(
+      "groups", Kind<std::vector<GroupOptions>>{"a list of tables", read_groups, print_groups},
+      &OptimizerOptions::groups,
+      "parameters that are trained otherwise, each with the keys of `optimizer.groups`; the first group "
+      "that matches a parameter has it");
+  optimizer.key("layer_decay", number({.low = 0, .high = 1, .low_taken = false}),
+                &OptimizerOptions::layer_decay,
+                "the rate of each layer is this share of that of the layer behind it");
   optimizer.key("max_grad_norm", number(at_least(0)), &OptimizerOptions::max_grad_norm,
                 "gradients are scaled down to this norm; 0: never");
 }
@@ -250,6 +267,10 @@ void add_warmup(Table& table) {
       &ScheduleOptions::warmup_fixed_in,
       "what stays of a warm-up in epochs or samples when the batch grows from `base_batch`: `steps` makes "
       "it longer in epochs, by as much as the batch grew");
+  schedule
+      .key("long_warmup", boolean(), &ScheduleOptions::long_warmup,
+           "true: it may take more than half of the run, which `rekindle plan` refuses otherwise")
+      .may_change_on_resume();
 }
 
 void add_decay(Table& table) {
@@ -508,6 +529,26 @@ std::vector<Key<IncrementOptions>> make_increment_keys() {
   return rows;
 }
 
+std::vector<Key<GroupOptions>> make_group_keys() {
+  const auto itself = [](auto& group) -> auto& {
+    return group;
+  };
+  std::vector<Key<GroupOptions>> rows;
+  const GroupOptions defaults;
+  Section<GroupOptions, decltype(itself)> group(rows, defaults, kGroups, itself);
+  group
+      .key("match", list_of(text("a glob"), "a list of globs"), &GroupOptions::match,
+           "globs over parameter names")
+      .default_is("required");
+  group.key("lr_factor", number(at_least(0)), &GroupOptions::lr_factor, "what the rate is multiplied by");
+  group
+      .key("weight_decay", maybe(number(at_least(0))), &GroupOptions::weight_decay,
+           "of those that `no_decay` does not leave alone")
+      .default_is("that of `[optimizer]`");
+  group.key("freeze", boolean(), &GroupOptions::freeze, "they are not trained at all");
+  return rows;
+}
+
 }  // namespace
 
 const std::vector<Key<Job>>& job_keys() {
@@ -524,6 +565,11 @@ const std::vector<Key<Job>>& job_keys() {
 
 const std::vector<Key<IncrementOptions>>& increment_keys() {
   static const std::vector<Key<IncrementOptions>> keys = make_increment_keys();
+  return keys;
+}
+
+const std::vector<Key<GroupOptions>>& group_keys() {
+  static const std::vector<Key<GroupOptions>> keys = make_group_keys();
   return keys;
 }
 
@@ -552,6 +598,9 @@ std::vector<std::string> names_in(const std::string& section) {
     }
   }
   for (const Key<IncrementOptions>& key : increment_keys()) {
+    if (key.section == section) add(key.name);
+  }
+  for (const Key<GroupOptions>& key : group_keys()) {
     if (key.section == section) add(key.name);
   }
   return names;

@@ -36,6 +36,7 @@ struct Key {
 
 const std::vector<Key<Job>>& job_keys();                     // keys of one section stand together
 const std::vector<Key<IncrementOptions>>& increment_keys();  // of a table in data.increments
+const std::vector<Key<GroupOptions>>& group_keys();          // of a table in optimizer.groups
 
 // Whether the key it goes with has one of the values that it goes with.
 bool has_meaning(const Key<Job>& key, const Job& job);
@@ -53,6 +54,7 @@ const Key<Target>* find_key(const std::vector<Key<Target>>& keys, const std::str
 }
 
 inline constexpr char kIncrements[] = "data.increments";
+inline constexpr char kGroups[] = "optimizer.groups";
 inline constexpr char kAnyModel[] = "model";  // the section that takes any key, for models of one's own
 
 // [model]: what built-in models that are not built yet are called.
@@ -62,5 +64,7 @@ std::string print_model_value(const ModelOptions::Value& value);
 
 std::optional<std::vector<IncrementOptions>> read_increments(const Item& item);
 std::string print_increments(const std::vector<IncrementOptions>& increments);
+std::optional<std::vector<GroupOptions>> read_groups(const Item& item);
+std::string print_groups(const std::vector<GroupOptions>& groups);
 
 }  // namespace rekindle

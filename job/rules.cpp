@@ -76,18 +76,16 @@ void data_kind(const Case& it) {
   }
 }
 
-bool is_adam(const std::string& optimizer) {
-  return optimizer == "adamw";
-}
-
 void optimizer(const Case& it) {
   OptimizerOptions& options = it.job.optimizer;
   const bool momentum_known = it.given.well("optimizer.momentum") && !it.given.slipped("optimizer.momentum");
   if (options.nesterov && options.momentum == 0 && momentum_known && options.name == "sgd") {
     it.add("optimizer.nesterov", "is true without momentum, expected optimizer.momentum > 0");
   }
-  // PyTorch's defaults differ.
+  // PyTorch's defaults differ, and the papers'.
   if (!it.has("optimizer.weight_decay") && options.name == "adamw") options.weight_decay = 0.01;
+  if (!it.has("optimizer.momentum") && options.name == "lars") options.momentum = 0.9;
+  if (!it.has("optimizer.eps") && options.name == "lamb") options.eps = 1e-6;
 }
 
 // Keys of the schedule that set each other's defaults or exclude each other.
@@ -125,7 +123,7 @@ void warmup_keys(const Case& it) {
            "is \"exponential\", expected a schedule.warmup_start_factor > 0 with it");
   if (!by_rule || !it.given.well("schedule.warmup")) return;
   const std::string rule = options.warmup_rule == WarmupRule::kUntuned ? "\"untuned\"" : "\"radam\"";
-  if (!is_adam(it.job.optimizer.name) && it.given.well("optimizer.name"))
+  if (!has_betas(it.job.optimizer.name) && it.given.well("optimizer.name"))
     it.add("schedule.warmup", "is " + rule + ", expected it only with an optimizer that has betas");
   const bool both = options.warmup_rule == WarmupRule::kUntuned;
   if (options.warmup_shape == WarmupShape::kLinear ||
@@ -145,7 +143,7 @@ void schedule(const Case& it) {
   };
   needs_batch("schedule.lr_scaling", options.lr_scaling != LrScaling::kNone);
   needs_batch("schedule.warmup_fixed_in", options.warmup_fixed_in == WarmupFixedIn::kSteps);
-  if (options.lr_scaling == LrScaling::kAdamSqrt && !is_adam(it.job.optimizer.name) &&
+  if (options.lr_scaling == LrScaling::kAdamSqrt && !has_betas(it.job.optimizer.name) &&
       it.given.well("optimizer.name"))
     it.add("schedule.lr_scaling", "is \"adam-sqrt\", expected it only with an optimizer that has betas");
   schedule_keys(it);

@@ -143,6 +143,8 @@ CLI::App* add_plan(CLI::App& program, PlanCommand& plan) {
   CLI::Option* json = command->add_flag("--json", plan.json, "JSON instead of a table");
   command->add_flag("--schedule", plan.schedule, "With --json: step, samples and learning rate of every step")
       ->needs(json);
+  command->add_flag("--plot", plan.plot, "Draw the learning rate over the run")->excludes(json);
+  command->add_option("--svg", plan.svg, "Draw it into this file")->type_name("FILE");
   return command;
 }
 
@@ -202,7 +204,8 @@ std::string slip_in(int argc, const char* const* argv, const std::vector<std::st
 
 std::vector<std::string> options_of(const std::string& command) {
   if (command == "run") return {"--worker", "--dry-run", "--exit-code", "--help", "--version"};
-  if (command == "plan") return {"--worker", "--workers", "--schedule", "--json", "--help"};
+  if (command == "plan")
+    return {"--worker", "--workers", "--schedule", "--plot", "--svg", "--json", "--help"};
   if (command == "bench")
     return {"--worker", "--bytes", "--dtype", "--seconds", "--steps", "--json", "--help"};
   return {"--json", "--help"};

@@ -37,6 +37,8 @@ struct PlanCommand {
   std::filesystem::path worker;  // --worker
   bool json = false;
   bool schedule = false;
+  bool plot = false;
+  std::filesystem::path svg;  // --svg; empty: none
   std::vector<std::string> overrides;
 };
 

@@ -9,8 +9,10 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/file_system.h"
 #include "job/job.h"
 #include "launcher/compose.h"
+#include "launcher/plot.h"
 #include "launcher/table.h"
 
 namespace rekindle {
@@ -116,6 +118,19 @@ ordered_json list_of(const ordered_json& answer) {
   return list;
 }
 
+Curve curve_of(const ordered_json& answer) {
+  Curve curve{{}, answer["curve"]["unit"]};
+  for (const ordered_json& point : answer["curve"]["points"]) curve.points.emplace_back(point[0], point[1]);
+  return curve;
+}
+
+void draw(const PlanCommand& command, const ordered_json& answer) {
+  if (command.plot) std::printf("\nlearning rate\n%s", plot_text(curve_of(answer)).c_str());
+  if (command.svg.empty()) return;
+  replace_file(posix_file_system(), command.svg,
+               plot_svg(curve_of(answer), "learning rate of " + command.job.filename().string()));
+}
+
 }  // namespace
 
 ExitCode plan(const PlanCommand& command) {
@@ -125,6 +140,7 @@ ExitCode plan(const PlanCommand& command) {
   if (code != ExitCode::kDone) return code;
   const ordered_json answer = ordered_json::parse(text);
   command.json ? static_cast<void>(std::puts(list_of(answer).dump(2).c_str())) : print(answer);
+  draw(command, answer);
   const ordered_json& load = answer["warm_start"];
   if (load.is_null() || load["enough"]) return ExitCode::kDone;
   std::fflush(stdout);

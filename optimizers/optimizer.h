@@ -10,22 +10,25 @@
 #include <vector>
 
 #include "core/flat_layout.h"
+#include "optimizers/groups.h"
 #include "optimizers/options.h"
 
 namespace rekindle {
 
 // Updates the part of the flat parameters that this rank owns, from the same part of the summed gradient; its
 // state exists for that part alone. So each rank does 1/world of the work and holds 1/world of the moments.
-// It runs on ATen's fused kernels, whose arithmetic is that of torch.optim. It does not communicate.
+// SGD, Adam and AdamW run on ATen's fused kernels, whose arithmetic is that of torch.optim. It does not
+// communicate.
 class Optimizer {
  public:
   // A stretch of the flat line whose elements are all updated alike.
   struct Segment {
     Range range;
     size_t slice;                     // that it is part of
-    bool decay;                       // whether weight decay applies
+    size_t treatment;                 // in treatments()
     at::Tensor parameter, gradient;   // views, [range.size()]
     std::vector<at::Tensor> moments;  // [range.size()], float32, in the order of moment_names()
+    at::Tensor scratch;               // the same, of a step, for rules that need it
   };
 
   // `parameters` and `gradient` are the flat lines, [layout.size()]; `slices` what this rank owns of them.
@@ -43,6 +46,13 @@ class Optimizer {
   void start_step(double lr, double gradient_divisor = 1, std::vector<Range> untouched = {});
   void update(size_t slice);
 
+  // Rules that look at whole parameters (LARS, LAMB) need sums over all ranks in between: measure(), which
+  // sets squares() for what this rank owns and the rest to 0, then whoever runs the loop adds it over the
+  // ranks. A block is one rank's, so the sum has the same bits in any order, on any number of ranks.
+  virtual bool looks_at_norms() const { return false; }
+  void measure();
+  at::Tensor& squares() { return squares_; }  // [2, layout.blocks()], float64, on the CPU
+
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }  // of a resumed run
 
@@ -51,43 +61,54 @@ class Optimizer {
   const std::vector<Segment>& segments() const { return segments_; }
 
  protected:
-  Optimizer(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
-            const at::Tensor& gradient, const std::vector<Range>& slices,
-            std::vector<std::string> moment_names);
-
-  // What a fused kernel takes: the same place of every list belongs together.
+  // Parts of the slice that are treated alike, as a fused kernel takes them: the same place of every list
+  // belongs together.
   struct Lists {
-    std::vector<at::Tensor> parameters, gradients;
-    std::vector<std::vector<at::Tensor>> moments;  // [moment][segment]
+    std::vector<Range> ranges;
+    std::vector<at::Tensor> parameters, gradients, scratch;
+    std::vector<std::vector<at::Tensor>> moments;  // [moment][part]
   };
-  virtual void apply(Lists& lists, double lr, double weight_decay,
-                     const std::optional<at::Tensor>& divisor) = 0;
+  // Of a step: what a rule's formula speaks of.
+  struct Step {
+    double lr, weight_decay;
+    bool adapts;
+    double divisor_value;
+    const std::optional<at::Tensor>& divisor;  // as a tensor; none: 1
+  };
+
+  Optimizer(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
+            const at::Tensor& gradient, const std::vector<Range>& slices, bool with_scratch = false);
+
+  virtual void apply(Lists& lists, const Step& step) = 0;
+  virtual void measure(Lists&, const Step&) {}
   // Where the kernels' arithmetic depends on the step, once for all its updates.
   virtual void prepare_step() {}
 
   at::Tensor scalar(double value) const;  // float32, where the parameters are, as kernels ask for it
 
-  OptimizerOptions options_;
+  const OptimizerOptions options_;
+  const FlatLayout& layout_;
   int64_t steps_ = 0;
+  at::Tensor squares_;
 
  private:
-  at::Device device_;
-  std::vector<std::string> moment_names_;
-  std::vector<Segment> segments_;
-  struct Slice {
-    Lists decayed, plain;
-  };
+  using Slice = std::vector<Lists>;  // by treatment
+
   static void add_to(Lists& lists, const Segment& segment, Range part);
   Slice lists_of(size_t slice) const;  // without what is untouched
+  template <typename Do>
+  void for_each(size_t slice, const Do& something);
+
+  at::Device device_;
+  std::vector<std::string> moment_names_;
+  std::vector<Treatment> treatments_;  // that differ
+  std::vector<Segment> segments_;
   std::vector<Slice> slices_;
 
   // Of the step that runs.
-  double lr_ = 0;
+  double lr_ = 0, divisor_value_ = 1;
   std::optional<at::Tensor> divisor_;
   std::vector<Range> untouched_;
 };
-
-// Whether weight decay applies to a parameter (OptimizerOptions::no_decay).
-bool decays(const OptimizerOptions& options, const FlatLayout::Entry& parameter);
 
 }  // namespace rekindle

@@ -55,6 +55,7 @@ struct ScheduleOptions {
   double warmup_start_factor = 0;         // share of the peak
   std::optional<double> warmup_start_lr;  // instead of it
   WarmupFixedIn warmup_fixed_in = WarmupFixedIn::kSamples;
+  bool long_warmup = false;  // it may take more than half of the run
 
   Decay decay = Decay::kConstant;
   double min_lr_factor = 0;      // share of the peak, under which no decay goes

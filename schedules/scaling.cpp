@@ -14,8 +14,10 @@ double ratio(const ScheduleOptions& options, int64_t global_batch) {
 
 double scaled_beta(double beta, const char* name, const ScheduleOptions& options, int64_t global_batch) {
   const double scaled = 1 - ratio(options, global_batch) * (1 - beta);
-  if (scaled > 0) return scaled;
-  const auto limit = static_cast<int64_t>(std::ceil(static_cast<double>(options.base_batch) / (1 - beta)));
+  constexpr double kRounding = 1e-9;
+  if (scaled > kRounding) return scaled;
+  const auto limit =
+      static_cast<int64_t>(std::ceil(static_cast<double>(options.base_batch) / (1 - beta) - 1e-6));
   throw bad_input("a global batch of " + std::to_string(global_batch) +
                       " is beyond what adam-sqrt covers: " + name + " = " + std::to_string(beta) + " at " +
                       std::to_string(options.base_batch) + " would fall to " + std::to_string(scaled),

@@ -89,9 +89,10 @@ void check_floor(const LoadReport& report, const std::filesystem::path& file,
   if (options.weights == Carry::kReset || report.loaded_share() >= min_loaded) return;
   char floor[32];
   std::snprintf(floor, sizeof floor, "%g", min_loaded);
-  throw bad_input("too little would be loaded: " + report.text(), file.string(),
-                  "warm_start.min_loaded is " + std::string(floor) +
-                      "; check the model and the names of its tensors, which warm_start.rename maps");
+  throw bad_input(
+      "too little would be loaded: " + report.text(), file.string(),
+      "warm_start.min_loaded is " + std::string(floor) +
+          "; check the model, the names of its tensors, which warm_start.rename maps, and what is left out");
 }
 
 // A part of a tensor of the model that comes, whole, from one piece of the file.
@@ -240,10 +241,44 @@ void send_fresh(Communicator& communicator, const Targets& model, std::span<cons
   }
 }
 
+// Copies of the parameters in memory, over all ranks.
+int64_t count_copies(Communicator& communicator) {
+  const at::Tensor copies = at::zeros({1}, at::kLong);
+  copies.fill_(static_cast<int64_t>(communicator.fills_shared()));
+  communicator.all_reduce(copies, Communicator::Op::kSum, "copies of the weights");
+  return copies.item<int64_t>();
+}
+
+// Where all ranks share one copy there is nobody to send parameters to, but the others wait: now and then
+// they must hear that rank 0 is alive. To wake them for each piece takes the processor from the thread that
+// reads.
+class Sending {
+ public:
+  Sending(Communicator& communicator, const Targets& model, bool one_copy)
+      : communicator_(communicator), model_(model), one_copy_(one_copy) {}
+
+  void send(const Stretch& stretch) {
+    constexpr int64_t kSilence = 64 << 20;  // elements
+    if (stretch.begin == stretch.end) return;
+    const bool shared = one_copy_ && model_.targets[stretch.target].part == Target::Part::kParameter;
+    silent_ += stretch.end - stretch.begin;
+    if (shared && silent_ < kSilence) return;
+    silent_ = 0;
+    communicator_.broadcast(part_of(model_.tensors[stretch.target], stretch), 0, "broadcast of the weights");
+  }
+
+ private:
+  Communicator& communicator_;
+  const Targets& model_;
+  bool one_copy_;
+  int64_t silent_ = 0;  // elements that nothing was said of
+};
+
 // Rank 0 reads; the others learn what comes and in which order, and get it. Where a read fails, the rest of
 // what was announced is sent all the same, and then all ranks throw.
 void read_and_send(Communicator& communicator, const WeightSource& from, const Source* source,
-                   const Targets& model) {
+                   const Targets& model, Copies copies) {
+  Sending sending(communicator, model, copies == Copies::kShared && count_copies(communicator) == 1);
   std::unique_ptr<Reading> reading;
   std::string order;
   if (source != nullptr) {
@@ -264,8 +299,7 @@ void read_and_send(Communicator& communicator, const WeightSource& from, const S
   };
   for (const Stretch& stretch : stretches) {
     read_on();
-    if (stretch.begin == stretch.end) continue;
-    communicator.broadcast(part_of(model.tensors[stretch.target], stretch), 0, "broadcast of the weights");
+    sending.send(stretch);
   }
   read_on();
   send_fresh(communicator, model, stretches);
@@ -293,14 +327,13 @@ void read_each(Communicator& communicator, const WeightSource& from, const Sourc
 }
 
 // Of parameters there may be one physical copy for several ranks, whose bytes need no second look.
-void check_copies(Communicator& communicator, const NamedState& state) {
+void check_copies(Communicator& communicator, const NamedState& state, Copies of) {
   const char* const hint = "the broadcast lost something; start again";
-  const at::Tensor copies = at::zeros({1}, at::kLong);
-  copies.fill_(static_cast<int64_t>(communicator.fills_shared()));
-  communicator.all_reduce(copies, Communicator::Op::kSum, "copies of the weights");
+  if (of == Copies::kOneEach) return check_same(communicator, digest_of(state), "weights", hint);
+  const int64_t copies = count_copies(communicator);
   NamedState mine{{}, state.frozen, state.buffers};
   std::string digest = digest_of(mine);
-  if (copies.item<int64_t>() > 1) {
+  if (copies > 1) {
     // A rank without a copy of its own speaks for the one that it uses.
     digest = digest_of(state);
   }
@@ -330,8 +363,8 @@ std::string LoadReport::text() const {
 }
 
 LoadReport load_weights(Communicator& communicator, FileSystem& files, const WeightSource& source,
-                        const NamedState& state, const WarmStartOptions& options,
-                        const HeadClasses& classes) {
+                        const NamedState& state, const WarmStartOptions& options, const HeadClasses& classes,
+                        Copies copies) {
   const auto start = std::chrono::steady_clock::now();
   const Targets model(state);
   const bool each = options.read == WeightReader::kEachNode;
@@ -344,8 +377,8 @@ LoadReport load_weights(Communicator& communicator, FileSystem& files, const Wei
       },
       each ? -1 : 0);
   each ? read_each(communicator, source, *known, model)
-       : read_and_send(communicator, source, known.get(), model);
-  check_copies(communicator, state);
+       : read_and_send(communicator, source, known.get(), model, copies);
+  check_copies(communicator, state, copies);
   LoadReport report = known ? known->report : LoadReport{};
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;

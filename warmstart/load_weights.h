@@ -50,6 +50,12 @@ struct WeightSource {
   std::string digest;          // as digest_of_weights gives it; empty: not known, and not checked
 };
 
+// Of the parameters that are loaded.
+enum class Copies {
+  kShared,   // as the communicator has it: one that all ranks of a node share, where it shares memory
+  kOneEach,  // each rank has one of its own
+};
+
 // Collective. Rank 0 reads the source, once and from front to back, and matches its tensors to the model's;
 // what is read is sent while the next is read, and goes straight to where it belongs (options.read: or every
 // copy of the model is read on its own). Afterwards all ranks hold the same bytes, which is checked by
@@ -60,7 +66,7 @@ struct WeightSource {
 // damaged. The report is filled in on rank 0 alone.
 LoadReport load_weights(Communicator& communicator, FileSystem& files, const WeightSource& source,
                         const NamedState& state, const WarmStartOptions& options,
-                        const HeadClasses& classes = {});
+                        const HeadClasses& classes = {}, Copies copies = Copies::kShared);
 
 // What load_weights would do. Reads only the headers, touches nothing, and does not throw for a share that is
 // too small.

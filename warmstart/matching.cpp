@@ -38,6 +38,16 @@ bool is_floating(DType dtype) {
   }
 }
 
+// "'a.weight', 'a.bias' and 7 more".
+template <typename List, typename Name>
+std::string some_names(const List& list, const Name& name) {
+  constexpr size_t kMost = 6;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < list.size() && i < kMost; ++i) names.push_back("'" + name(list[i]) + "'");
+  if (list.size() > kMost) names.push_back(std::to_string(list.size() - kMost) + " more");
+  return names.empty() ? "nothing" : enumerate(names);
+}
+
 // The rules of `rename`, ready for use.
 class Renamer {
  public:
@@ -62,11 +72,12 @@ class Renamer {
     return renamed;
   }
 
-  void check_used() const {
+  void check_used(std::span<const TensorInfo* const> sources) const {
     for (size_t i = 0; i < rules_.size(); ++i) {
       if (used_[i]) continue;
-      throw bad_input("'" + rules_[i].first + "' matches no name in the parent", "warm_start.rename",
-                      "rekindle plan shows the names");
+      throw bad_input(
+          "'" + rules_[i].first + "' matches no name in the parent", "warm_start.rename",
+          "the parent has " + some_names(sources, [](const TensorInfo* info) { return info->name; }));
     }
   }
 
@@ -85,7 +96,9 @@ void check_globs(const std::vector<std::string>& globs, std::span<const Target> 
   for (const std::string& glob : globs) {
     const auto hit = [&](const Target& target) { return matches_glob(glob, target.name); };
     if (std::ranges::none_of(targets, hit)) {
-      throw bad_input("'" + glob + "' matches no tensor of the model", key, "rekindle plan shows the names");
+      throw bad_input(
+          "'" + glob + "' matches no tensor of the model", key,
+          "the model has " + some_names(targets, [](const Target& target) { return target.name; }));
     }
   }
 }
@@ -171,7 +184,7 @@ Matching match(std::span<const TensorInfo* const> sources, std::span<const Targe
     matching.matches.push_back(std::move(found));
     loaded.insert(target->second);
   }
-  rename.check_used();
+  rename.check_used(sources);
   for (size_t i = 0; i < targets.size(); ++i) {
     if (!loaded.contains(i)) matching.fresh.push_back(i);
   }

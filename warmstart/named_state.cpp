@@ -17,7 +17,8 @@ struct TypeRow {
   DType file;
 };
 
-constexpr std::array<TypeRow, 19> kTypes{{{at::kBool, DType::kBool},
+constexpr std::array<TypeRow, 20> kTypes{{{at::kBool, DType::kBool},
+                                          {at::kFloat4_e2m1fn_x2, DType::kF4},
                                           {at::kByte, DType::kU8},
                                           {at::kChar, DType::kI8},
                                           {at::kFloat8_e5m2, DType::kF8E5M2},

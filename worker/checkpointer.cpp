@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/checkpointer.h"
 
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <unistd.h>
 
@@ -152,8 +153,7 @@ void Checkpointer::advance(const Sign& sum) {
 
 void Checkpointer::finish() {
   while (phase_ != Phase::kIdle) {
-    if (writing_.valid()) writing_.wait();
-    if (publishing_.valid()) publishing_.wait();
+    wait_a_while();
     const Sign mine = sign();
     const at::Tensor sums = at::zeros({3}, at::kDouble);
     double* const values = sums.data_ptr<double>();
@@ -163,11 +163,24 @@ void Checkpointer::finish() {
   }
 }
 
+// However slow the disk is, the others hear of this rank long before the deadline of their waits.
+bool Checkpointer::wait_a_while() {
+  const auto patience =
+      std::min<std::chrono::milliseconds>(std::chrono::seconds(1), run_.job.run.deadline / 4);
+  const auto over = [&](const auto& future) {
+    return !future.valid() || future.wait_for(patience) == std::future_status::ready;
+  };
+  const bool written = over(writing_), published = over(publishing_);
+  return written && published;
+}
+
 void Checkpointer::give_up() {
   phase_ = Phase::kIdle;
-  if (writing_.valid()) writing_.wait();
-  if (publishing_.valid()) publishing_.wait();
-  run_.communicator.host().barrier("checkpoint");  // nobody writes into what is removed
+  const at::Tensor writing = at::ones({1}, at::kLong);
+  while (writing.item<int64_t>() > 0) {  // nobody writes into what is removed
+    writing.fill_(wait_a_while() ? 0 : 1);
+    run_.communicator.host().all_reduce(writing, Communicator::Op::kSum, "checkpoint");
+  }
   if (run_.is_root()) store_.discard(state_.progress.step, attempt_);
   together(run_.communicator, "checkpoint", [&] {
     if (failure_) std::rethrow_exception(failure_);
@@ -345,6 +358,7 @@ void Checkpointer::check_data(const Checkpoint& checkpoint) const {
 void Checkpointer::inherit_moments(const std::filesystem::path& parent, const HeadClasses& classes) {
   together(run_.communicator, "reading the parent's moments", [&] {
     const Checkpoint checkpoint = open_checkpoint(run_.files, parent, Verify::kDocuments);
+    check_same_rule(run_.files, checkpoint, optimizer_.moment_names());
     const Carried carried = carried_by_load(run_.files, checkpoint.path / names::kModel, run_.state,
                                             run_.job.warm_start, classes);
     read_moments(run_.files, checkpoint, run_.parameters.layout(), optimizer_, &carried);

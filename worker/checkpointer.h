@@ -77,6 +77,7 @@ class Checkpointer {
   std::vector<FileRecord> write_part(const std::filesystem::path& directory, const TrainState& state) const;
   void publish_when_written(const Sign& sum);
   void end_save();
+  bool wait_a_while();  // whether this rank has nothing under way then
   [[noreturn]] void give_up();
   std::vector<FileRecord> gather(const std::vector<FileRecord>& mine);
   std::vector<IncrementRecord> count_seen(const Progress& progress) const;

@@ -15,6 +15,7 @@
 #include "warmstart/load_weights.h"
 #include "warmstart/parent.h"
 #include "worker/model_card.h"
+#include "worker/moments.h"
 #include "worker/preflight.h"
 
 namespace rekindle {
@@ -99,6 +100,23 @@ ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, 
   return row;
 }
 
+// The rate at so many places of the run that a drawing of it shows every bend.
+ordered_json curve(const Job& job, const Timeline& timeline) {
+  constexpr int64_t kPlaces = 512;
+  const Schedule schedule = schedule_of(job, timeline);
+  const bool by_time = job.run.duration.is_time();
+  const int64_t steps = by_time ? kPlaces : steps_of(timeline, job.run.duration);
+  ordered_json points = ordered_json::array();
+  for (int64_t i = 0; i <= std::min(kPlaces, steps); ++i) {
+    const int64_t step = i * steps / std::min(kPlaces, steps), samples = timeline.samples_after(step);
+    const double seconds = schedule.end() * static_cast<double>(i) / kPlaces;
+    const double place =
+        by_time ? seconds : static_cast<double>(samples) / static_cast<double>(timeline.epoch_samples());
+    points.push_back({place, schedule.at({samples, step, seconds})});
+  }
+  return {{"unit", by_time ? "seconds" : "epochs"}, {"points", points}};
+}
+
 ordered_json rates(const Job& job, const Timeline& timeline) {
   if (job.run.duration.is_time()) {
     throw bad_input("a run that ends by the clock has no list of steps", "run.duration",
@@ -122,7 +140,7 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
   const Dataset data(files, job.data, card ? card->classes : std::vector<std::string>{});
   if (card != nullptr) check_preprocessing(*card, card_of(job, data.shape(), data.classes()));
   const Split parts = split(data, job.split);
-  const std::shared_ptr<Model> model = make_model(job.model, data.shape());
+  const std::shared_ptr<Model> model = make_trainee(job, data.shape());
   const NamedState state = state_of(*model);
   check_model(job, data, *model, state);
   const Timeline timeline(static_cast<int64_t>(parts.train.size()), job.batch.global);
@@ -141,15 +159,22 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
                       {"warm_start", nullptr},
                       {"worlds", ordered_json::array()}};
   if (parent && job.warm_start.strategy == Strategy::kWarm) {
+    if (job.warm_start.optimizer == Carry::kLoad)
+      check_same_rule(files, *parent->checkpoint, moment_names_of(job.optimizer));
     HeadClasses classes;
     if (card != nullptr && card->classes != data.classes()) classes = {card->classes, data.classes()};
     answer["warm_start"] = to_json(plan_load(files, parent->source.path, state, job.warm_start, classes),
                                    *parent, job.warm_start);
   }
+  if (const Schedule planned = schedule_of(job, timeline); warms_up_long(job, planned)) {
+    throw bad_input("the warm-up takes more than half of the run", "schedule.warmup",
+                    "shorten it, or lengthen run.duration; schedule.long_warmup = true lets it stand");
+  }
   for (const int world : worlds) {
     check_fits(job, *model, static_cast<int64_t>(parts.train.size()), world);
     answer["worlds"].push_back(for_world(job, timeline, least_samples(*model), world));
   }
+  answer["curve"] = curve(job, timeline);
   if (schedule) answer["schedule"] = rates(job, timeline);
   return answer;
 }

@@ -4,12 +4,18 @@
 namespace rekindle {
 namespace {
 
-constexpr uint64_t kMostBytes = uint64_t{4} << 30;
+std::string tail_of(const ReadableFile& file) {
+  std::string tail(std::min<uint64_t>(file.size(), 4096), '\0');
+  file.read_at(file.size() - tail.size(), std::as_writable_bytes(std::span(tail)));
+  return tail;
+}
 
+// Only then is the whole file read, and written anew.
 void drop_cut_off_line(FileSystem& files, const std::filesystem::path& path) {
+  constexpr uint64_t kMostBytes = uint64_t{64} << 30;
   if (!files.exists(path)) return;
+  if (const std::string tail = tail_of(*files.open(path)); tail.empty() || tail.back() == '\n') return;
   const std::string text = read_text(files, path, kMostBytes);
-  if (text.empty() || text.back() == '\n') return;
   const size_t end = text.rfind('\n');
   replace_file(files, path, std::string_view(text).substr(0, end == std::string::npos ? 0 : end + 1));
 }
@@ -32,9 +38,7 @@ void MetricsLog::write(const char* event, nlohmann::ordered_json fields) {
 
 bool ends_done(FileSystem& files, const std::filesystem::path& path) {
   if (!files.exists(path)) return false;
-  const auto file = files.open(path);
-  std::string tail(std::min<uint64_t>(file->size(), 4096), '\0');
-  file->read_at(file->size() - tail.size(), std::as_writable_bytes(std::span(tail)));
+  std::string tail = tail_of(*files.open(path));
   if (tail.empty() || tail.back() != '\n') return false;
   tail.pop_back();
   const auto last =

@@ -7,6 +7,9 @@
 #include <exception>
 #include <optional>
 
+#include "core/error.h"
+#include "core/text.h"
+
 namespace rekindle {
 namespace {
 
@@ -61,6 +64,19 @@ std::vector<ShardView> shards_of(const Snapshot::Part& part, const FlatLayout& l
     }
   }
   return shards;
+}
+
+void check_same_rule(FileSystem& files, const Checkpoint& checkpoint, std::vector<std::string> moment_names) {
+  std::vector<std::string> there = OptimizerParts(files, checkpoint.path, checkpoint.manifest).moments();
+  std::ranges::sort(moment_names);
+  if (there == moment_names) return;
+  const auto list = [](const std::vector<std::string>& names) {
+    return names.empty() ? "none" : enumerate(names);
+  };
+  throw bad_input("the parent was trained with another update rule: it has the moments " + list(there) +
+                      ", and the child wants " + list(moment_names),
+                  checkpoint.path.string(),
+                  "take its optimizer.name, or warm_start.load.optimizer = \"reset\"");
 }
 
 void read_moments(FileSystem& files, const Checkpoint& checkpoint, const FlatLayout& layout,

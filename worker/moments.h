@@ -21,6 +21,9 @@ namespace rekindle {
 std::vector<ShardView> shards_of(const Snapshot::Part& part, const FlatLayout& layout,
                                  const std::vector<std::string>& moment_names);
 
+// Throws bad_input where a checkpoint's optimizer kept other moments than these.
+void check_same_rule(FileSystem& files, const Checkpoint& checkpoint, std::vector<std::string> moment_names);
+
 // Reads what this rank owns. With `carried` the moments of a parent: of a parameter that came from it those
 // that it had there, of any other zeros. Throws bad_input for files of another update rule.
 void read_moments(FileSystem& files, const Checkpoint& checkpoint, const FlatLayout& layout,

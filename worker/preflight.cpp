@@ -9,7 +9,9 @@
 #include "comm/flat_parameters.h"
 #include "core/error.h"
 #include "core/progress.h"
+#include "core/text.h"
 #include "data/loader.h"
+#include "optimizers/groups.h"
 
 namespace rekindle {
 namespace {
@@ -60,6 +62,24 @@ void check_leaves_weights(Model& model) {
 
 }  // namespace
 
+std::shared_ptr<Model> make_trainee(const Job& job, const DataShape& shape) {
+  std::shared_ptr<Model> model = make_model(job.model, shape);
+  for (auto& parameter : model->named_parameters()) {
+    if (is_frozen(job.optimizer, parameter.key())) parameter.value().requires_grad_(false);
+  }
+  for (const GroupOptions& group : job.optimizer.groups) {
+    const auto is_in = [&](const auto& parameter) {
+      return std::ranges::any_of(group.match,
+                                 [&](const auto& glob) { return matches_glob(glob, parameter.key()); });
+    };
+    const auto parameters = model->named_parameters();
+    if (!group.freeze || std::any_of(parameters.begin(), parameters.end(), is_in)) continue;
+    throw bad_input("no parameter is called '" + group.match.front() + "'", "optimizer.groups",
+                    "`rekindle inspect` of a checkpoint lists the names");
+  }
+  return model;
+}
+
 void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state) {
   check_integers(job, data);
   check_trainable(state.parameters);
@@ -97,6 +117,10 @@ OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule) {
   options.beta2 = schedule.adam().beta2;
   options.eps = schedule.adam().eps;
   return options;
+}
+
+bool warms_up_long(const Job& job, const Schedule& schedule) {
+  return !job.schedule.long_warmup && schedule.warmup() > schedule.end() / 2;
 }
 
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world) {

@@ -18,6 +18,9 @@ int virtual_workers(const Job& job, int world);
 // The fewest samples that a virtual worker may have: batch-norm needs two to take a variance of.
 int64_t least_samples(Model& model);
 
+// The model of a job, with what its groups freeze frozen. Throws bad_input for a group that freezes nothing.
+std::shared_ptr<Model> make_trainee(const Job& job, const DataShape& shape);
+
 // Throws bad_input for a model that cannot be trained here: parameters of a type or layout that we do not
 // sum or save, a forward pass that writes to its own weights, as far as that can be seen, or data that a
 // built-in model does not take.
@@ -26,6 +29,9 @@ void check_model(const Job& job, const Dataset& data, Model& model, const NamedS
 // The schedule of a job, with what its optimizer asks for; and the optimizer's options, scaled with it.
 Schedule schedule_of(const Job& job, const Timeline& timeline);
 OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule);
+
+// Whether more than half of the run is warm-up, and the job does not say that this is meant.
+bool warms_up_long(const Job& job, const Schedule& schedule);
 
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
 // schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch

@@ -20,6 +20,8 @@ namespace {
 
 using nlohmann::json;
 
+}  // namespace
+
 json to_json(const ParentFacts& facts) {
   Lineage lineage;  // for what both have in common
   lineage.increments = facts.increments;
@@ -30,14 +32,18 @@ json to_json(const ParentFacts& facts) {
           {"path", facts.path},
           {"weights", {facts.source.path.string(), facts.source.digest}},
           {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
+          {"gone", facts.gone},
           {"lineage", facts.exists() ? to_json(lineage) : json(nullptr)}};
 }
+
+namespace {
 
 ParentFacts parent_facts_from(const json& text) {
   ParentFacts facts;
   facts.digest = text["digest"];
   if (!facts.exists()) return facts;
   facts.path = text["path"];
+  facts.gone = text["gone"];
   facts.source = {std::string(text["weights"][0]), text["weights"][1]};
   if (!text["card"].is_null()) facts.card = model_card_from_json(text["card"], "the parent's model.json");
   const Lineage lineage = lineage_from_json(text["lineage"], "the parent's lineage.json");
@@ -72,11 +78,23 @@ ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& envi
                             bool with_optimizer) {
   const json recorded = json::parse(read_text(files, environment))["parent"];
   if (recorded.is_null()) return {};
-  const std::string path = recorded["path"];
-  const ParentFacts facts = facts_of(*find_parent(files, path, "", with_optimizer));
-  if (facts.digest == recorded["digest"]) return facts;
-  throw bad_input("the parent that this run started from is no longer what it was", path,
-                  "move the run directory away to start over");
+  ParentFacts facts = parent_facts_from(recorded);
+  std::string why = "it is no longer what it was";
+  try {
+    if (facts_of(*find_parent(files, facts.path, "", with_optimizer)).digest == facts.digest) return facts;
+  } catch (const Error& error) {
+    why = error.summary();
+  }
+  // A run that has a checkpoint of its own needs it no more, but to be compared with.
+  const std::filesystem::path own = environment.parent_path() / names::kCheckpoints / names::kLatest;
+  if (!files.exists(own)) {
+    throw bad_input("the parent that this run started from is gone: " + why, facts.path,
+                    "move the run directory away to start over");
+  }
+  log_warning("the parent that this run started from is gone (" + why +
+              "): the run goes on without a comparison");
+  facts.gone = true;
+  return facts;
 }
 
 ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesystem::path& recorded) {
@@ -158,12 +176,13 @@ std::shared_ptr<Model> Referee::load_parent() {
     options.exclude = run_.job.warm_start.exclude;
   }
   options.min_loaded = 0;
-  load_weights(run_.communicator, run_.files, parent_.source, state, options);
+  load_weights(run_.communicator, run_.files, parent_.source, state, options, {}, Copies::kOneEach);
   return model;
 }
 
 void Referee::hear_parent() {
-  if (!parent_.exists()) return;
+  const bool nothing_held_out = test_old_.empty() && test_new_.empty() && run_.split.validation.empty();
+  if (!parent_.exists() || parent_.gone || nothing_held_out) return;
   const GivesMemoryBack when_it_is_gone;
   const std::shared_ptr<Model> model = load_parent();
   const Progress start;
@@ -172,26 +191,28 @@ void Referee::hear_parent() {
   validation_ = score(*model, run_.split.validation, "validation", "parent", start);
 }
 
-void Referee::check_start(const std::optional<Scores>& validation) {
+void Referee::check_start(const std::optional<Scores>& validation, const LoadReport& loaded) {
   const WarmStartOptions& options = run_.job.warm_start;
   const bool as_it_is = options.include.empty() && options.exclude.empty() &&
                         options.weights == Carry::kLoad && options.batch_norm == Carry::kLoad &&
                         parent_.classes(run_.data.classes()).child.empty();
   if (!parent_.exists() || !as_it_is) return;
-  if (validation) return compare_start(*validation, *validation_);
-  if (!test_old_.empty()) compare_start(score(run_.model, test_old_, "test_old", "child", {}), *old_);
-  if (!test_new_.empty()) compare_start(score(run_.model, test_new_, "test_new", "child", {}), *new_);
+  if (validation) return compare_start(*validation, *validation_, loaded);
+  if (!test_old_.empty()) compare_start(score(run_.model, test_old_, "test_old", "child", {}), *old_, loaded);
+  if (!test_new_.empty()) compare_start(score(run_.model, test_new_, "test_new", "child", {}), *new_, loaded);
+  if (test_old_.empty() && test_new_.empty() && run_.is_root())
+    log_info("that the child starts where its parent stood is not proved: no sample is held out");
 }
 
-void Referee::compare_start(const Scores& child, const Scores& parent) const {
+void Referee::compare_start(const Scores& child, const Scores& parent, const LoadReport& loaded) const {
   if (!run_.is_root()) return;
   const double difference = child.mean_loss() - parent.mean_loss();
   if (child.correct == parent.correct && std::abs(difference) <= 1e-6 * (1 + parent.mean_loss())) {
     log_info("at step 0 the child scores as its parent does");
   } else {
     log_warning("at step 0 the child does not score as its parent does: loss differs by " +
-                std::to_string(difference) +
-                "; the model's settings or its preprocessing differ from the parent's");
+                std::to_string(difference) + "; loaded: " + loaded.text() +
+                ". Look for what is fresh or renamed, and at the model's settings");
   }
 }
 
@@ -239,6 +260,7 @@ Verdict Referee::decide_on(const Scores& old_child, const Scores& new_child) con
 
 // Without samples that both can be measured on a gate says nothing, and may not be taken for passed.
 std::string Referee::why_unknown() const {
+  if (parent_.gone) return "the parent is gone, and was not heard";
   if (!parent_.increments.empty() && test_old_.empty()) {
     return "forgetting cannot be measured: no sample of the parent's increments is in this job and held out "
            "by all its "

@@ -21,11 +21,15 @@ struct ParentFacts {
   Origin origin;                            // of the line's first ancestor, where that came from elsewhere
   double held_out_test = 1;  // Lineage::held_out_test; 1: nothing is known to have been trained on
 
+  bool gone = false;  // an unfinished run goes on without it; what else is known was recorded
+
   bool exists() const { return !digest.empty(); }
 
   // For a child whose data have classes that the parent does not know.
   HeadClasses classes(const std::vector<std::string>& of_child) const;
 };
+
+nlohmann::json to_json(const ParentFacts& facts);  // as environment.json keeps it
 
 // Collective: rank 0 finds the parent and tells the others. It is the one that the job names, or the one that
 // an unfinished run started with, whatever is promoted by now: `recorded` is that run's environment.json, or
@@ -44,8 +48,8 @@ class Referee {
 
   // At step 0 of a child that took the parent's weights as they are: it must score as the parent does, on the
   // validation data, or where nothing is held out for that on the test data. Where it does not, the log says
-  // what differs.
-  void check_start(const std::optional<Scores>& validation);
+  // what differs. `loaded` is rank 0's report.
+  void check_start(const std::optional<Scores>& validation, const LoadReport& loaded);
 
   // After training: evaluates the child, decides, promotes in a line, writes verdict.json.
   Verdict judge(const Progress& progress, const std::string& child_digest,
@@ -57,7 +61,7 @@ class Referee {
   std::shared_ptr<Model> load_parent();
   std::string why_unknown() const;
   Verdict decide_on(const Scores& old_child, const Scores& new_child) const;
-  void compare_start(const Scores& child, const Scores& parent) const;
+  void compare_start(const Scores& child, const Scores& parent, const LoadReport& loaded) const;
   void promote_child(Verdict& verdict, const std::filesystem::path& checkpoint);
 
   const Run& run_;

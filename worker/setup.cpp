@@ -77,9 +77,10 @@ Split split_data(Communicator& communicator, const Dataset& data, const Job& job
   Split parts;
   together(communicator, "split of the data", [&] { parts = split(data, job.split); });
   if (communicator.rank() == 0) {
-    log_info(std::to_string(data.size()) + " samples in " + std::to_string(data.increments().size()) +
-             " increments: " + std::to_string(parts.train.size()) + " to train on, " +
-             std::to_string(parts.validation.size()) + " for validation, " +
+    const size_t increments = data.increments().size();
+    log_info(std::to_string(data.size()) + " samples in " + std::to_string(increments) +
+             (increments == 1 ? " increment: " : " increments: ") + std::to_string(parts.train.size()) +
+             " to train on, " + std::to_string(parts.validation.size()) + " for validation, " +
              std::to_string(parts.test.size()) + " for the test");
   }
   return parts;
@@ -89,7 +90,7 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
   Trainee trainee;
   const GivesMemoryBack until_it_has_moved;
   together(communicator, "model", [&] {
-    trainee.model = make_model(job.model, data.shape());
+    trainee.model = make_trainee(job, data.shape());
     trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_model(job, data, *trainee.model, trainee.state);

@@ -110,8 +110,11 @@ void Trainer::begin() {
   if (run_.is_root()) {
     log_info(std::to_string(run_.parameters.layout().elements()) +
              " parameters to train, whose gradients travel in " + std::to_string(reducer_.buckets().size()) +
-             " buckets");
+             (reducer_.buckets().size() == 1 ? " bucket" : " buckets"));
   }
+  if (run_.is_root() && warms_up_long(run_.job, schedule_))
+    log_warning(
+        "the warm-up takes more than half of the run; schedule.long_warmup = true says that this is meant");
   loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
@@ -132,7 +135,7 @@ Outcome Trainer::train() {
     const bool last = is_finished() || step.stop;
     log_step(step, before, last);
     checkpointer_.advance(step.saving);
-    evaluate_and_save(before, last);
+    evaluate_and_save(before, is_finished(), step.stop);
     if (step.stop) return Outcome::kPreempted;
   }
   return Outcome::kDone;
@@ -215,6 +218,11 @@ void Trainer::update(const Step& step) {
   if (!std::isfinite(norm) || !std::isfinite(step.loss)) return skip();
   const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
   optimizer_->start_step(step.lr, divisor, unused_parameters());
+  if (optimizer_->looks_at_norms()) {
+    optimizer_->measure();
+    run_.communicator.host().all_reduce(optimizer_->squares(), Communicator::Op::kSum,
+                                        "norms of the parameters");
+  }
   // In the order of the next forward pass.
   for (size_t bucket = reducer_.buckets().size(); bucket-- > 0;) {
     optimizer_->update(bucket);
@@ -288,17 +296,19 @@ void Trainer::log_step(const Step& step, const Progress& at, bool last) {
                {"time", unix_seconds()}});
 }
 
-void Trainer::evaluate_and_save(const Progress& before, bool last) {
-  const bool evaluates = last || evaluate_every_.due(before, progress_);
-  const bool saves = last || save_every_.due(before, progress_);
+// Who is asked to stop may be given half a minute: it saves and evaluates nothing that is not due, so that a
+// run that goes on has the same `best` as one that was left alone.
+void Trainer::evaluate_and_save(const Progress& before, bool finished, bool stops) {
+  const bool evaluates = finished || evaluate_every_.due(before, progress_);
+  const bool due = finished || save_every_.due(before, progress_), saves = due || stops;
   if (guard_ && (saves || check_every_.due(before, progress_))) guard_->check(progress_.step);
   if (evaluates) {
     const std::optional<Scores> scores = evaluate_validation();
-    if (scores && saves) note_best(*scores);  // the best of those that can be gone back to
+    if (scores && due) note_best(*scores);  // the best of those that can be gone back to
     run_.model.train();
   }
   if (saves) checkpointer_.save(progress_, best_);
-  if (last) checkpointer_.finish();
+  if (finished || stops) checkpointer_.finish();
 }
 
 void Trainer::note_best(const Scores& scores) {

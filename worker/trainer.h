@@ -61,7 +61,7 @@ class Trainer {
   size_t first_statistic() const;  // in a row of the agreement
   bool is_finished() const;
   void log_step(const Step& step, const Progress& at, bool last);
-  void evaluate_and_save(const Progress& before, bool last);
+  void evaluate_and_save(const Progress& before, bool finished, bool stops);
   void note_best(const Scores& scores);
 
   const Run& run_;

@@ -72,7 +72,7 @@ Lineage lineage_of(const Job& job, const ParentFacts& parent) {
 nlohmann::ordered_json environment_of(const Communicator& communicator, const ParentFacts& parent) {
   nlohmann::ordered_json environment = describe_environment(communicator);
   environment["parent"] = nullptr;
-  if (parent.exists()) environment["parent"] = {{"digest", parent.digest}, {"path", parent.path}};
+  if (parent.exists()) environment["parent"] = to_json(parent);
   return environment;
 }
 
@@ -103,13 +103,13 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
   return directory;
 }
 
-void warm_start(const Run& run, const ParentFacts& parent, Trainer& trainer) {
+LoadReport warm_start(const Run& run, const ParentFacts& parent, Trainer& trainer) {
   const WarmStartOptions& options = run.job.warm_start;
   if (options.from.empty() || options.strategy == Strategy::kCold || !parent.exists()) {
     const bool nothing_yet = !parent.exists() && !options.from.empty();
     if (run.is_root())
       log_info(nothing_yet ? "nothing is promoted in this line yet: starting cold" : "starting cold");
-    return;
+    return {};
   }
   const HeadClasses classes = parent.classes(run.data.classes());
   const LoadReport report =
@@ -124,6 +124,7 @@ void warm_start(const Run& run, const ParentFacts& parent, Trainer& trainer) {
                                    {"seconds", report.seconds},
                                    {"gb_per_s", report.gb_per_s()}});
   if (run.is_root()) log_info("warm start from " + parent.path + ": " + report.text());
+  return report;
 }
 
 // Up to the first step: the weights are there, and the parent has been heard.
@@ -135,11 +136,12 @@ void prepare(const Run& run, const ParentFacts& parent, Trainer& trainer, Refere
                                                                   {"samples", trainer.progress().samples},
                                                                   {"build", build_name()}});
   if (resumed && run.is_root()) log_info("resuming at step " + std::to_string(trainer.progress().step));
-  if (!resumed) warm_start(run, parent, trainer);
+  LoadReport loaded;
+  if (!resumed) loaded = warm_start(run, parent, trainer);
   referee.hear_parent();
   if (resumed) return;
   const std::optional<Scores> validation = trainer.evaluate_validation();
-  if (run.job.warm_start.strategy == Strategy::kWarm) referee.check_start(validation);
+  if (run.job.warm_start.strategy == Strategy::kWarm) referee.check_start(validation, loaded);
 }
 
 void write_end(const Run& run, const char* status, const Trainer& trainer) {

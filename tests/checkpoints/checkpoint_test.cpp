@@ -138,6 +138,11 @@ TEST_F(CheckpointTest, APickleIsRefusedWithThePythonThatConvertsIt) {
   EXPECT_THAT(refusal(path("zipped")), HasSubstr("weights_only=True"));
   write_synced(files_, path("raw"), "\x80\x02}q");
   EXPECT_THAT(refusal(path("raw")), HasSubstr("safetensors.torch.save_file"));
+  // A header of 640 bytes, which is 0x280: its length begins as a pickle of protocol 2 does.
+  std::string header = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})";
+  header.resize(640, ' ');
+  write_synced(files_, path("640"), std::string("\x80\x02\0\0\0\0\0\0", 8) + header + "x");
+  EXPECT_NO_THROW(refuse_pickle(files_, path("640")));
   write_synced(files_, path("empty"), "");
   EXPECT_THAT(refusal(path("empty")), Not(HasSubstr("pickle")));
 }

@@ -110,6 +110,29 @@ TEST_F(SafetensorsTest, WideTypesComeFirstThenNames) {
   EXPECT_EQ(order, "cbza");
 }
 
+// So many that whatever looks at all of them for each would not come to an end.
+TEST_F(SafetensorsTest, AMillionTensorsAreReadInTheTimeOfTheirHeader) {
+  constexpr int kCount = 1'000'000;
+  std::string header = "{";
+  for (int i = 0; i < kCount; ++i) {
+    header += (i > 0 ? ",\"" : "\"") + std::to_string(i) + R"(":{"dtype":"U8","shape":[],"data_offsets":[)" +
+              std::to_string(i) + "," + std::to_string(i + 1) + "]}";
+  }
+  const auto path = file(header + "}", std::string(kCount, 'x'));
+  EXPECT_EQ(Reader(files_, path).tensors().size(), static_cast<size_t>(kCount));
+}
+
+// Two to a byte in the file; here and in LibTorch a pair is an element.
+TEST_F(SafetensorsTest, QuartersOfABytePairUp) {
+  const std::vector<std::byte> six(6);
+  write(files_, path("quarters"), {{"a", DType::kF4, {2, 3}, six}});
+  EXPECT_THAT(read_text(files_, path("quarters")),
+              HasSubstr(R"("a":{"dtype":"F4","shape":[2,6],"data_offsets":[0,6]})"));
+  EXPECT_EQ(Reader(files_, path("quarters")).find("a")->shape, (std::vector<int64_t>{2, 3}));
+  EXPECT_THAT(refusal(file(R"({"a":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}})", "x")),
+              HasSubstr("odd"));
+}
+
 TEST_F(SafetensorsTest, WhatCannotBeWrittenIsRefusedBeforeAnythingIs) {
   const std::vector<float> two(2);
   const TensorView good{"a", DType::kF32, {2}, bytes_of(two)};

@@ -193,6 +193,21 @@ def clusters(samples, classes=4, features=8, seed=0, spread=1.0, centres_seed=0)
     return {"x": x.astype(numpy.float32), "y": y.astype(numpy.int64)}
 
 
+def moments(checkpoint):
+    """What the optimizer keeps of each parameter, flat, by 'parameter moment', from the parts of all ranks."""
+    whole = {}
+    for path in checkpoint.glob("optimizer-*.safetensors"):
+        header = json.loads(path.read_bytes()[8:8 + int.from_bytes(path.read_bytes()[:8], "little")])
+        shards = load_file(path)
+        for name, text in header["__metadata__"].items():
+            if name not in shards:
+                continue
+            facts = json.loads(text)
+            whole.setdefault(f"{facts['parameter']} {facts['moment']}", []).append((facts["offset"], shards[name]))
+    return {name: numpy.concatenate([values for _, values in sorted(parts, key=lambda part: part[0])])
+            for name, parts in whole.items()}
+
+
 class Case(unittest.TestCase):
     """A test with a folder of its own."""
 

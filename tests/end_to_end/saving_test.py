@@ -77,12 +77,13 @@ class Saving(harness.Case):
         """The disk is full when the second checkpoint is written."""
         with self.small_disk(20 << 10) as disk:   # one of 12 MB fits
             directory = disk / "run"
-            result = self.run_well(self.job, f"run.directory={directory}", "run.duration=100000ba",
-                                   "evaluation.every=1000000ba", workers=2, code=1)
+            every = 1000   # so that it is not the next save that tells
+            result = self.run_well(self.job, f"run.directory={directory}", "run.duration=100000ba", "run.log_every=1ba",
+                                   f"checkpoint.every={every}ba", "evaluation.every=1000000ba", workers=2, code=1)
             self.assert_says(result, "No space left on device")
-            self.assertEqual([event["step"] for event in harness.events(directory, "checkpoint")], [10])
-            self.assertLess(max(harness.steps(directory)), 1000)
-            self.assertEqual(sorted(path.name for path in (directory / "checkpoints").iterdir()), ["latest", "step-000000010"])
+            self.assertEqual([event["step"] for event in harness.events(directory, "checkpoint")], [every])
+            self.assertLess(max(harness.steps(directory)), 3 * every - 100)
+            self.assertEqual(sorted(path.name for path in (directory / "checkpoints").iterdir()), ["latest", "step-000001000"])
 
     def test_workers_that_share_no_file_system(self):
         """Rank 1 has a folder of its own in place of the run directory's, and rank 0 writes and reads for both."""

@@ -258,6 +258,21 @@ class Retraining(Line):
         self.assertEqual(self.verdict(killed)["parent"], parent)
         self.assertEqual(self.served(), overtook)   # what another run promoted meanwhile stays
 
+    def test_resumed_child_needs_its_parent_no_more(self):
+        self.train_day_1()
+        parent = self.digest(self.served())
+        killed, end = self.kill_day_2()
+        served = self.served()
+        served.rename(served.with_name("moved"))
+        result = self.train_day_2(f"run.duration={end}ba")
+        self.assert_says(result, "the parent that this run started from is gone", "resuming at step")
+        verdict = self.verdict(killed)
+        self.assertEqual([verdict["verdict"], verdict["parent"]], ["inconclusive", parent])
+        lineage = harness.document(harness.latest(killed) / "lineage.json")
+        self.assertEqual(lineage["parent"], parent)
+        self.assertEqual(len(lineage["increments"]), 2)
+        served.with_name("moved").rename(served)
+
     def test_crash_between_promotion_and_end(self):
         self.train_day_1()
         self.train_day_2()
@@ -498,9 +513,23 @@ class GrowingHead(Line):
         self.assertTrue((new["layers.0.weight"] == old["layers.0.weight"]).all())
 
     def test_moments_of_old_rows_stay(self):
+        """After one step from the same weights, with the parent's moments and without, they differ by 0.9 of the parent's in
+        the rows that it had, and not at all in the new one."""
         self.train_day_1()
-        self.run_well(self.job, TWO_DAYS, "warm_start.load.optimizer=load", workers=2)
-        self.assertGreater(self.verdict(self.newest())["new"]["child"], 0.9)
+        old = harness.moments(self.served())
+        one_step = "run.duration=1ba", "schedule.warmup=1ba", "evaluation.validation=0", "evaluation.test=0"
+        after = {}
+        for name, workers in ("load", 3), ("reset", 2):
+            directory = self.folder / name
+            self.run_well(self.job, TWO_DAYS, *one_step, f"warm_start.from={self.line}", f"run.directory={directory}",
+                          f"warm_start.load.optimizer={name}", workers=workers)
+            after[name] = harness.moments(harness.latest(directory))
+        for name, moment in old.items():
+            carried = after["load"][name] - after["reset"][name]
+            expected = numpy.zeros_like(carried)
+            expected[:len(moment)] = 0.9 * moment   # in order; the new class is the last
+            numpy.testing.assert_allclose(carried, expected, atol=2e-6)
+        self.assertGreater(max(abs(moment).max() for moment in old.values()), 1e-3)
 
     def test_the_verdict_counts_the_new_class_against_the_parent(self):
         self.train_day_1()

@@ -2,6 +2,7 @@
 """The rules of the house that a compiler does not know: who may include whom, and what every file carries."""
 import pathlib
 import re
+import subprocess
 import sys
 import unittest
 
@@ -82,6 +83,13 @@ class Rules(unittest.TestCase):
             if path.name not in (path.parent / "CMakeLists.txt").read_text():
                 missing.append(str(path.relative_to(ROOT)))
         self.assertEqual(missing, [])
+
+    def test_every_mutation_applies(self):
+        """scripts/mutate.sh is not run every time; its patches must not go stale meanwhile."""
+        stale = [path.stem for path in sorted((ROOT / "tests/mutations").glob("*.patch"))
+                 if subprocess.run(["patch", "-d", ROOT, "-p1", "--fuzz=0", "--batch", "--silent", "--dry-run", "--forward",
+                                    "-i", path], capture_output=True).returncode != 0]
+        self.assertEqual(stale, [])
 
     def test_every_file_says_its_licence(self):
         missing = []

@@ -37,6 +37,7 @@ TEST(Docs, TheTablesHaveEveryKeyAsTheCodeHasIt) {
   Rows code;
   add_rows(job_keys(), code);
   add_rows(increment_keys(), code);
+  add_rows(group_keys(), code);
   const Rows docs = rows_of_docs();
   for (const auto& [section, rows] : code) {
     ASSERT_TRUE(docs.contains(section)) << "docs/job-file.md lacks [" << section << "]";

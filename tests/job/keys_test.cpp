@@ -97,6 +97,9 @@ const std::map<std::string, std::string> kChanged{
     {"optimizer.eps", "1e-6"},
     {"optimizer.weight_decay", "0.1"},
     {"optimizer.no_decay", "[]"},
+    {"optimizer.trust_coefficient", "0.01"},
+    {"optimizer.groups", "[{match=[\"a*\"], lr_factor=2, weight_decay=0.5}, {match=[\"b\"], freeze=true}]"},
+    {"optimizer.layer_decay", "0.8"},
     {"optimizer.max_grad_norm", "2.0"},
     {"schedule.base_lr", "0.3"},
     {"schedule.base_batch", "100"},
@@ -106,6 +109,7 @@ const std::map<std::string, std::string> kChanged{
     {"schedule.warmup_start_factor", "0.2"},
     {"schedule.warmup_start_lr", "0.001"},
     {"schedule.warmup_fixed_in", "steps"},
+    {"schedule.long_warmup", "true"},
     {"schedule.decay", "constant"},
     {"schedule.min_lr_factor", "0.2"},
     {"schedule.decay_power", "2.0"},
@@ -156,6 +160,8 @@ const std::map<std::string, std::string> kChanged{
 
 // What gives a key a meaning, by its name or by the value that it goes with, where kFullJob does not.
 const std::map<std::string, std::string> kWith{
+    {"lars", "optimizer={name=\"lars\"}"},
+    {"adam", "optimizer={name=\"adam\"}"},
     {"adamw", "optimizer={name=\"adamw\"}"},
     {"schedule.warmup_start_lr", "schedule={base_lr=0.1, warmup=\"5ba\"}"},
     {"schedule.decay_every", "schedule={base_lr=0.1, decay=\"step\", decay_every=\"5ba\"}"},
@@ -166,10 +172,10 @@ const std::map<std::string, std::string> kWith{
 
 // What a resumed run may change: neither the model nor how it is judged depends on it.
 const std::vector<std::string> kResumable{
-    "evaluation.every",      "checkpoint.every",  "checkpoint.keep",   "checkpoint.keep_every",
-    "checkpoint.background", "checkpoint.gather", "checkpoint.verify", "run.line",
-    "run.directory",         "run.duration",      "run.workers",       "run.deadline",
-    "run.log_every",         "run.check_every"};
+    "evaluation.every",      "checkpoint.every",  "checkpoint.keep",     "checkpoint.keep_every",
+    "checkpoint.background", "checkpoint.gather", "checkpoint.verify",   "run.line",
+    "run.directory",         "run.duration",      "run.workers",         "run.deadline",
+    "run.log_every",         "run.check_every",   "schedule.long_warmup"};
 
 TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt) {
   for (const Key<Job>& key : job_keys()) {

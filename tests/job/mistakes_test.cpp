@@ -95,7 +95,8 @@ TEST_F(MistakesTest, WrongTypesAndValuesOutOfRange) {
       {"batch.microbatch=-1", "batch.microbatch is -1, expected an integer >= 0"},
       {"optimizer.momentum=1", "optimizer.momentum is 1, expected a number in [0, 1)"},
       {"optimizer.name=adm",
-       "optimizer.name is \"adm\", expected \"sgd\" or \"adamw\", did you mean 'adam'?"},
+       "optimizer.name is \"adm\", expected \"sgd\", \"adam\", \"adamw\", \"lars\" or \"lamb\", did you mean "
+       "'adam'?"},
       {"optimizer={name=\"adamw\", betas=[0.9, 1.0]}", "optimizer.betas is 1.0, expected a number in [0, 1)"},
       {"optimizer={name=\"adamw\", betas=[0.9]}",
        "optimizer.betas is a list, expected a list of two numbers in [0, 1)"},

@@ -3,6 +3,7 @@
 #include "optimizers/optimizer.h"
 
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -28,6 +29,20 @@ float gradient(int64_t i, int step) {
   return std::cos(static_cast<float>(i * 3 + step * 7)) / 3;
 }
 
+// One step of the shards of a flat line, as the training loop does it.
+void take_step(std::vector<std::unique_ptr<Optimizer>>& shards, size_t slices, double lr, double divisor,
+               const std::vector<Range>& untouched = {}) {
+  for (auto& shard : shards) shard->start_step(lr, divisor, untouched);
+  if (shards.front()->looks_at_norms()) {
+    for (auto& shard : shards) shard->measure();
+    const at::Tensor sum = at::zeros_like(shards.front()->squares());
+    for (auto& shard : shards) sum.add_(shard->squares());
+    for (auto& shard : shards) shard->squares().copy_(sum);
+  }
+  for (auto& shard : shards)
+    for (size_t slice = 0; slice < slices; ++slice) shard->update(slice);
+}
+
 // Trains `world` shards side by side on one flat line, as ranks of a node do.
 at::Tensor train(const OptimizerOptions& options, int world, int steps, double lr, double divisor) {
   const FlatLayout line = layout();
@@ -49,46 +64,79 @@ at::Tensor train(const OptimizerOptions& options, int world, int steps, double l
       for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
         gradients.data_ptr<float>()[i] = gradient(i, step);
     }
-    for (auto& shard : shards) {
-      shard->start_step(lr, divisor);
-      for (size_t slice = 0; slice < buckets.size(); ++slice) shard->update(slice);
-    }
+    take_step(shards, buckets.size(), lr, divisor);
   }
   return parameters;
 }
 
-struct Formula {
-  double theta, buffer = 0, second = 0;
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return std::sqrt(sum);
+}
 
-  void sgd(const OptimizerOptions& o, double g, double lr, double decay) {
-    g += decay * theta;
-    buffer = o.momentum * buffer + g;
-    theta -= lr * (o.nesterov ? g + o.momentum * buffer : o.momentum != 0 ? buffer : g);
+// A whole parameter, by the papers' formulas.
+struct Formula {
+  std::vector<double> theta, buffer, second;
+
+  explicit Formula(std::vector<double> start)
+      : theta(std::move(start)), buffer(theta.size()), second(theta.size()) {}
+
+  void step(const OptimizerOptions& o, const std::vector<double>& g, double lr, double decay, bool adapts,
+            int t) {
+    if (o.name == "sgd") return sgd(o, g, lr, decay);
+    if (o.name == "lars") return lars(o, g, lr, decay, adapts);
+    std::vector<double> direction(theta.size());
+    for (size_t i = 0; i < theta.size(); ++i) {
+      const double with_decay = g[i] + (o.name == "adam" ? decay * theta[i] : 0);
+      buffer[i] = o.beta1 * buffer[i] + (1 - o.beta1) * with_decay;
+      second[i] = o.beta2 * second[i] + (1 - o.beta2) * with_decay * with_decay;
+      const double mean = buffer[i] / (1 - std::pow(o.beta1, t));
+      const double variance = second[i] / (1 - std::pow(o.beta2, t));
+      direction[i] = mean / (std::sqrt(variance) + o.eps) + (o.name == "adam" ? 0 : decay * theta[i]);
+    }
+    const double ratio = o.name == "lamb" && adapts ? norm(theta) / norm(direction) : 1;
+    for (size_t i = 0; i < theta.size(); ++i) theta[i] -= lr * ratio * direction[i];
   }
-  void adamw(const OptimizerOptions& o, double g, double lr, double decay, int t) {
-    theta *= 1 - lr * decay;
-    buffer = o.beta1 * buffer + (1 - o.beta1) * g;
-    second = o.beta2 * second + (1 - o.beta2) * g * g;
-    const double mean = buffer / (1 - std::pow(o.beta1, t)), variance = second / (1 - std::pow(o.beta2, t));
-    theta -= lr * mean / (std::sqrt(variance) + o.eps);
+
+ private:
+  void sgd(const OptimizerOptions& o, const std::vector<double>& g, double lr, double decay) {
+    for (size_t i = 0; i < theta.size(); ++i) {
+      const double with_decay = g[i] + decay * theta[i];
+      buffer[i] = o.momentum * buffer[i] + with_decay;
+      theta[i] -= lr * (o.nesterov        ? with_decay + o.momentum * buffer[i]
+                        : o.momentum != 0 ? buffer[i]
+                                          : with_decay);
+    }
+  }
+  void lars(const OptimizerOptions& o, const std::vector<double>& g, double lr, double decay, bool adapts) {
+    const double ratio = adapts ? o.trust_coefficient * norm(theta) / (norm(g) + decay * norm(theta)) : 1;
+    for (size_t i = 0; i < theta.size(); ++i) {
+      buffer[i] = o.momentum * buffer[i] + lr * ratio * (g[i] + decay * theta[i]);
+      theta[i] -= buffer[i];
+    }
   }
 };
 
 void check(const OptimizerOptions& options, int world, double divisor = 1) {
-  const int steps = 50;
+  const int steps = 200;
   const double lr = 0.01;
   const at::Tensor trained = train(options, world, steps, lr, divisor);
   const FlatLayout line = layout();
-  for (const auto& entry : line.entries()) {
-    const double decay = decays(options, entry) ? options.weight_decay : 0;
-    for (int64_t i = entry.range.begin; i < entry.range.end; i += 17) {
-      Formula formula{parameter(i)};
-      for (int step = 0; step < steps; ++step) {
-        const double g = gradient(i, step) / divisor;
-        options.name == "sgd" ? formula.sgd(options, g, lr, decay)
-                              : formula.adamw(options, g, lr, decay, step + 1);
-      }
-      ASSERT_NEAR(trained.data_ptr<float>()[i], formula.theta, 2e-5)
+  const std::vector<Treatment> treatment = treatments(options, line);
+  for (size_t e = 0; e < line.entries().size(); ++e) {
+    const auto& entry = line.entries()[e];
+    std::vector<double> start;
+    for (int64_t i = entry.range.begin; i < entry.range.end; ++i) start.push_back(parameter(i));
+    Formula formula(start);
+    for (int step = 0; step < steps; ++step) {
+      std::vector<double> g;
+      for (int64_t i = entry.range.begin; i < entry.range.end; ++i) g.push_back(gradient(i, step) / divisor);
+      formula.step(options, g, lr * treatment[e].lr_factor, treatment[e].weight_decay, treatment[e].adapts,
+                   step + 1);
+    }
+    for (int64_t i = entry.range.begin; i < entry.range.end; ++i) {
+      ASSERT_NEAR(trained.data_ptr<float>()[i], formula.theta[i - entry.range.begin], 4e-5)
           << options.name << " " << entry.name << " " << i;
     }
   }
@@ -107,11 +155,17 @@ OptimizerOptions sgd(double momentum, bool nesterov, double weight_decay) {
   return options;
 }
 
-OptimizerOptions adamw(double weight_decay) {
+OptimizerOptions named(const std::string& name, double weight_decay) {
   OptimizerOptions options;
-  options.name = "adamw";
+  options.name = name;
   options.weight_decay = weight_decay;
+  if (name == "lars") options.momentum = 0.9;
+  if (name == "lars") options.trust_coefficient = 0.1;  // so that something moves
   return options;
+}
+
+OptimizerOptions adamw(double weight_decay) {
+  return named("adamw", weight_decay);
 }
 
 TEST(Optimizer, FollowsTheFormulas) {
@@ -119,18 +173,51 @@ TEST(Optimizer, FollowsTheFormulas) {
     check(sgd(0, false, 0), world);
     check(sgd(0.9, false, 0.1), world);
     check(sgd(0.9, true, 0.1), world);
-    check(adamw(0.1), world);
+    for (const char* name : {"adam", "adamw", "lars", "lamb"}) check(named(name, 0.1), world);
   }
   check(sgd(0.9, false, 0.1), 2, 3.0);  // clipped: the gradient is divided first
-  check(adamw(0.1), 2, 3.0);
+  for (const char* name : {"adam", "adamw", "lars", "lamb"}) check(named(name, 0.1), 2, 3.0);
+}
+
+std::vector<OptimizerOptions> every_rule() {
+  return {sgd(0.9, false, 0.1), named("adam", 0.1), adamw(0.1), named("lars", 0.1), named("lamb", 0.1)};
 }
 
 TEST(Optimizer, ShardsGiveTheBitsOfTheWhole) {
-  for (const OptimizerOptions& options : {sgd(0.9, false, 0.1), adamw(0.1)}) {
+  for (const OptimizerOptions& options : every_rule()) {
     const at::Tensor whole = train(options, 1, 20, 0.01, 1);
     for (const int world : {2, 3, 4, 7})
-      EXPECT_TRUE(whole.equal(train(options, world, 20, 0.01, 1))) << world;
+      EXPECT_TRUE(whole.equal(train(options, world, 20, 0.01, 1))) << options.name << " " << world;
   }
+}
+
+TEST(Groups, TheFirstThatMatchesAParameterHasIt) {
+  OptimizerOptions options = adamw(0.1);
+  options.groups = {{{"b.*"}, 3, 0.5, false}, {{"b.weight", "a.*"}, 0.1, {}, false}};
+  for (const char* rule : {"adamw", "lamb"}) {
+    options.name = rule;
+    for (const int world : {1, 2, 3}) check(options, world);
+  }
+  const std::vector<Treatment> all = treatments(options, layout());
+  EXPECT_EQ(all[0], (Treatment{0.1, 0.1, true}));
+  EXPECT_EQ(all[1], (Treatment{0.1, 0, false}));  // a vector
+  EXPECT_EQ(all[2], (Treatment{3, 0.5, true}));
+  options.groups.push_back({{"c.*"}, 1, {}, false});
+  EXPECT_THROW(treatments(options, layout()), Error);
+}
+
+TEST(Groups, TheRateOfALayerFallsWithItsDistanceFromTheOutput) {
+  FlatLayout deep;
+  for (const char* name : {"embeddings.word.weight", "encoder.layer.0.a.weight", "encoder.layer.0.b.weight",
+                           "encoder.layer.1.a.weight", "encoder.layer.1.a.bias", "head.weight"})
+    deep.append(name, {2, 2});
+  EXPECT_EQ(layers_of(deep), (std::vector<int>{0, 1, 1, 2, 2, 3}));
+  OptimizerOptions options = sgd(0.9, false, 0.1);
+  options.layer_decay = 0.5;
+  std::vector<double> factors;
+  for (const Treatment& treatment : treatments(options, deep)) factors.push_back(treatment.lr_factor);
+  EXPECT_EQ(factors, (std::vector<double>{0.125, 0.25, 0.25, 0.5, 0.5, 1}));
+  for (const int world : {1, 3}) check(options, world);
 }
 
 TEST(Optimizer, DecayLeavesVectorsAloneUnlessTold) {
@@ -147,18 +234,18 @@ TEST(Optimizer, DecayLeavesVectorsAloneUnlessTold) {
 
 TEST(Optimizer, WhatIsUntouchedStaysAsItIs) {
   const FlatLayout line = layout();
-  for (const OptimizerOptions& options : {sgd(0.9, false, 0.1), adamw(0.1)}) {
+  for (const OptimizerOptions& options : every_rule()) {
     at::Tensor flat = at::zeros({line.size()}, at::kFloat), gradient = at::zeros({line.size()}, at::kFloat);
     flat.fill_(1), gradient.fill_(0.5);
-    const auto optimizer = Optimizer::create(options, line, flat, gradient, {{0, line.size()}});
+    std::vector<std::unique_ptr<Optimizer>> alone;
+    alone.push_back(Optimizer::create(options, line, flat, gradient, {{0, line.size()}}));
     const auto& entries = line.entries();
     const Range hole{entries[1].range.begin, entries[2].range.begin};
-    optimizer->start_step(0.1, 2, {hole});
-    optimizer->update(0);
+    take_step(alone, 1, 0.1, 2, {hole});
     EXPECT_TRUE(flat.narrow(0, hole.begin, hole.size()).eq(1).all().item<bool>());
     EXPECT_TRUE(flat.narrow(0, 0, hole.begin).lt(1).all().item<bool>());
     EXPECT_TRUE(flat.narrow(0, hole.end, line.size() - hole.end).lt(1).all().item<bool>());
-    for (const auto& segment : optimizer->segments()) {
+    for (const auto& segment : alone.front()->segments()) {
       const Range part = segment.range.intersect(hole);
       if (part.empty()) continue;
       const at::Tensor moment = segment.moments[0].narrow(0, part.begin - segment.range.begin, part.size());

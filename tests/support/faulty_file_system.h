@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cerrno>
+#include <chrono>
 #include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/error.h"
@@ -29,6 +31,7 @@ class FaultyFileSystem final : public FileSystem {
   int fail_at = std::numeric_limits<int>::max();                 // the call that fails, from 1
   bool stays_down = false;                                       // and all after it
   uint64_t reads_end_at = std::numeric_limits<uint64_t>::max();  // of a file: further reads fail
+  std::chrono::milliseconds sync_takes{0};                       // of a file, longer than it does
   bool flips_bytes = false;  // the first byte of whatever is appended is written wrong
 
   int calls() const { return static_cast<int>(log_.size()); }
@@ -162,6 +165,7 @@ class FaultyFileSystem final : public FileSystem {
       real_->append(copy);
     }
     void sync() override {
+      std::this_thread::sleep_for(files_.sync_takes);
       const std::lock_guard lock(files_.mutex_);
       files_.call("sync", path_);
       real_->sync();

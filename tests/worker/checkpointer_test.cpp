@@ -53,7 +53,9 @@ class Training {
   std::vector<std::string> run(FileSystem& files, const std::string& name, int64_t* resumed_at = nullptr) {
     std::mutex mutex;
     std::vector<std::string> heard;
-    run_as_threads(kWorld, {}, [&](Communicator& communicator) {
+    CommOptions options;
+    options.deadline = job_.run.deadline;
+    run_as_threads(kWorld, options, [&](Communicator& communicator) {
       std::string error;
       try {
         torch::manual_seed(1);
@@ -93,6 +95,8 @@ class Training {
   std::string digest_of_model(const std::string& name) {
     return newest(name).manifest.find(names::kModel)->digest;
   }
+
+  void set_deadline(std::chrono::milliseconds deadline) { job_.run.deadline = deadline; }
 
   std::filesystem::path path(const std::string& name) const { return directory_.path() / name; }
 
@@ -156,6 +160,18 @@ TEST(Checkpointer, InTheForegroundWhateverCallFails) {
 TEST(Checkpointer, GatheredWhateverCallFails) {
   Training training(true, true);
   fail_at_every_call(training, false);
+}
+
+// A disk may be as slow as it likes: the deadline is for ranks that hang.
+TEST(Checkpointer, ASlowDiskIsNoRankThatHangs) {
+  FaultyFileSystem slow;
+  slow.sync_takes = std::chrono::milliseconds(300);
+  for (const bool background : {true, false}) {
+    Training training(background, false);
+    training.set_deadline(std::chrono::milliseconds(200));
+    EXPECT_THAT(training.run(slow, "slow"), testing::Each(""));
+    EXPECT_EQ(training.newest("slow").state.progress.step, 6);
+  }
 }
 
 }  // namespace

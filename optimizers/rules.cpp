@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "optimizers/rules.h"
+
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/sqrt.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace rekindle {
+namespace {
+
+// In so many lanes, which are added at the end: always in the same order.
+double sum_of_squares(const float* values, int64_t count) {
+  constexpr int kLanes = 16;
+  std::array<double, kLanes> lanes{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const double value = values[i + lane];
+      lanes[lane] += value * value;
+    }
+  }
+  for (int lane = 0; i < count; ++i, ++lane) lanes[lane] += static_cast<double>(values[i]) * values[i];
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+}  // namespace
+
+Sgd::Sgd(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
+         const at::Tensor& gradient, const std::vector<Range>& slices)
+    : Optimizer(options, layout, parameters, gradient, slices) {}
+
+void Sgd::apply(Lists& lists, const Step& step) {
+  const std::vector<at::Tensor> none;
+  // A buffer of zeros makes PyTorch's first step (buffer = gradient) like any other, so is_first_step stays
+  // false.
+  at::_fused_sgd_(lists.parameters, lists.gradients, lists.moments.empty() ? none : lists.moments[0],
+                  step.weight_decay, options_.momentum, step.lr, /*dampening=*/0, options_.nesterov,
+                  /*maximize=*/false, /*is_first_step=*/false, step.divisor, std::nullopt);
+}
+
+Adam::Adam(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
+           const at::Tensor& gradient, const std::vector<Range>& slices)
+    : Optimizer(options, layout, parameters, gradient, slices) {}
+
+void Adam::apply(Lists& lists, const Step& step) {
+  const std::vector<at::Tensor> count(lists.parameters.size(), count_);
+  at::_fused_adam_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, step.lr,
+                   options_.beta1, options_.beta2, step.weight_decay, options_.eps, /*amsgrad=*/false,
+                   /*maximize=*/false, step.divisor, std::nullopt);
+}
+
+void AdamW::apply(Lists& lists, const Step& step) {
+  const std::vector<at::Tensor> count(lists.parameters.size(), count_);
+  at::_fused_adamw_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, step.lr,
+                    options_.beta1, options_.beta2, step.weight_decay, options_.eps, /*amsgrad=*/false,
+                    /*maximize=*/false, step.divisor, std::nullopt);
+}
+
+void LayerWise::add_squares(Row row, const at::Tensor& values, Range range) {
+  const at::Tensor here = values.to(at::kCPU);  // itself, unless it lies on a GPU
+  const float* const from = here.const_data_ptr<float>();
+  double* const to = squares_.data_ptr<double>() + row * layout_.blocks();
+  for (int64_t at = range.begin; at < range.end;) {
+    const int64_t end = std::min(range.end, (at / kBlock + 1) * kBlock);
+    to[at / kBlock] += sum_of_squares(from + (at - range.begin), end - at);
+    at = end;
+  }
+}
+
+double LayerWise::norm(Row row, Range parameter) const {
+  const double* const from = squares_.const_data_ptr<double>() + row * layout_.blocks();
+  double sum = 0;
+  for (int64_t block = parameter.begin / kBlock; block * kBlock < parameter.end; ++block) sum += from[block];
+  return std::sqrt(sum);
+}
+
+template <typename Visit>
+void LayerWise::for_each_parameter(Range range, const Visit& visit) const {
+  const auto& entries = layout_.entries();
+  const auto begins_behind = [](int64_t place, const FlatLayout::Entry& entry) {
+    return place < entry.range.begin;
+  };
+  const auto first = std::upper_bound(entries.begin(), entries.end(), range.begin, begins_behind) - 1;
+  for (auto entry = first; entry != entries.end() && entry->range.begin < range.end; ++entry) {
+    const bool last = entry + 1 == entries.end();
+    const Range with_padding{entry->range.begin, last ? layout_.size() : (entry + 1)->range.begin};
+    visit(range.intersect(with_padding), norm(kParameter, entry->range), norm(kOther, entry->range));
+  }
+}
+
+Lars::Lars(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
+           const at::Tensor& gradient, const std::vector<Range>& slices)
+    : LayerWise(options, layout, parameters, gradient, slices) {}
+
+void Lars::measure(Lists& lists, const Step& step) {
+  if (!step.adapts) return;
+  for (size_t i = 0; i < lists.ranges.size(); ++i) {
+    add_squares(kParameter, lists.parameters[i], lists.ranges[i]);
+    add_squares(kOther, lists.gradients[i], lists.ranges[i]);
+  }
+}
+
+void Lars::apply(Lists& lists, const Step& step) {
+  for (size_t i = 0; i < lists.ranges.size(); ++i) {
+    const Range whole = lists.ranges[i];
+    for_each_parameter(whole, [&](Range part, double weight, double summed_gradient) {
+      const double gradient = summed_gradient / step.divisor_value;
+      double ratio = 1;
+      if (step.adapts && weight > 0 && gradient > 0)
+        ratio = options_.trust_coefficient * weight / (gradient + step.weight_decay * weight);
+      const auto cut = [&](const at::Tensor& list) {
+        return list.narrow(0, part.begin - whole.begin, part.size());
+      };
+      at::Tensor parameter = cut(lists.parameters[i]), velocity = cut(lists.moments[0][i]);
+      velocity.mul_(options_.momentum).add_(cut(lists.gradients[i]), step.lr * ratio / step.divisor_value);
+      if (step.weight_decay != 0) velocity.add_(parameter, step.lr * ratio * step.weight_decay);
+      parameter.sub_(velocity);
+    });
+  }
+}
+
+Lamb::Lamb(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
+           const at::Tensor& gradient, const std::vector<Range>& slices)
+    : LayerWise(options, layout, parameters, gradient, slices, /*with_scratch=*/true) {}
+
+void Lamb::measure(Lists& lists, const Step& step) {
+  const auto count = static_cast<double>(steps_);
+  const double first = 1 - std::pow(options_.beta1, count), second = 1 - std::pow(options_.beta2, count);
+  for (size_t i = 0; i < lists.ranges.size(); ++i) {
+    at::Tensor &gradient = lists.gradients[i], &direction = lists.scratch[i];
+    at::Tensor &average = lists.moments[0][i], &squared = lists.moments[1][i];
+    if (step.divisor) gradient.div_(step.divisor_value);
+    average.lerp_(gradient, 1 - options_.beta1);
+    squared.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
+    at::sqrt_out(direction, squared).div_(std::sqrt(second)).add_(options_.eps).reciprocal_();
+    direction.mul_(average).div_(first);
+    if (step.weight_decay != 0) direction.add_(lists.parameters[i], step.weight_decay);
+    if (!step.adapts) continue;
+    add_squares(kParameter, lists.parameters[i], lists.ranges[i]);
+    add_squares(kOther, direction, lists.ranges[i]);
+  }
+}
+
+void Lamb::apply(Lists& lists, const Step& step) {
+  for (size_t i = 0; i < lists.ranges.size(); ++i) {
+    const Range whole = lists.ranges[i];
+    for_each_parameter(whole, [&](Range part, double weight, double direction) {
+      const double ratio = step.adapts && weight > 0 && direction > 0 ? weight / direction : 1;
+      lists.parameters[i]
+          .narrow(0, part.begin - whole.begin, part.size())
+          .add_(lists.scratch[i].narrow(0, part.begin - whole.begin, part.size()), -step.lr * ratio);
+    });
+  }
+}
+
+}  // namespace rekindle
