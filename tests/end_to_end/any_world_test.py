@@ -7,6 +7,9 @@ import unittest
 import harness
 
 WORLDS = 1, 2, 3, 4, 5, 8
+LAMB = ('optimizer={name="lamb", weight_decay=0.01, max_grad_norm=1.0, groups=[{match=["layers.2.*"], lr_factor=3.0}]}',
+        "schedule.base_lr=0.01")
+LARS = 'optimizer={name="lars", weight_decay=0.01, trust_coefficient=0.1, layer_decay=0.8}', "schedule.base_lr=0.5"
 ADAMW = 'optimizer={name="adamw", max_grad_norm=1.0}', "schedule.base_lr=0.003"
 ENDLESS = "run.duration=100000000ba"
 
@@ -65,8 +68,9 @@ class AnyWorld(harness.Case):
         self.assertEqual(len(models), 3)
 
     def test_worlds(self):
-        for name, settings in (("sgd", ()), ("adamw", ADAMW), ("micro", ("batch.microbatch=3",))):
-            worlds = WORLDS if name != "micro" else (1, 3)
+        for name, settings in (("sgd", ()), ("adamw", ADAMW), ("micro", ("batch.microbatch=3",)), ("lamb", LAMB),
+                               ("lars", LARS)):
+            worlds = WORLDS if name in ("sgd", "adamw") else (1, 3)
             runs = {workers: self.what_counts(self.train(f"{name}-{workers}", *settings, workers=workers))
                     for workers in worlds}
             for workers in worlds[1:]:

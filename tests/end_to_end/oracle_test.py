@@ -103,7 +103,7 @@ def train(model, optimizer, data, batch, count, rate, max_norm=math.inf):
     for positions in batches(len(data["y"]), batch, count):
         x, y = data["x"][positions], data["y"][positions]
         for group in optimizer.param_groups:
-            group["lr"] = rate(seen)
+            group["lr"] = rate(seen) * group.get("factor", 1)
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
@@ -249,6 +249,43 @@ class Oracle(harness.Case):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3)
         history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.02)
         self.check(job, history, model, worlds=[2])
+
+    def test_groups(self):
+        """Adam, with a group of three times the rate, another decay elsewhere, and a layer that is frozen."""
+        torch.manual_seed(5)
+        model = Mlp(6, [10, 10], 3)
+        self.prepare(model, harness.clusters(160, classes=3, features=6, spread=3))
+        job = self.write_job("""
+            [model]
+            hidden = [10, 10]
+            [data]
+            path = "data.safetensors"
+            shuffle = false
+            [batch]
+            global = 16
+            [optimizer]
+            name = "adam"
+            weight_decay = 0.1
+            groups = [
+              { match = ["layers.1.*"], freeze = true },
+              { match = ["layers.2.*"], lr_factor = 3, weight_decay = 0.02 },
+            ]
+            [schedule]
+            base_lr = 0.01
+            [warm_start]
+            from = "initial.safetensors"
+            [run]
+            directory = "run"
+            duration = "100ba"
+            log_every = "1ba"
+            """)
+        first, frozen, last = model.layers
+        frozen.requires_grad_(False)
+        optimizer = torch.optim.Adam([{"params": [first.weight], "weight_decay": 0.1}, {"params": [first.bias]},
+                                      {"params": [last.weight], "weight_decay": 0.02, "factor": 3},
+                                      {"params": [last.bias], "factor": 3}], lr=1)
+        history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.01)
+        self.check(job, history, model, worlds=[1, 3])
 
     def test_pytorchs_own_schedules(self):
         torch.manual_seed(4)

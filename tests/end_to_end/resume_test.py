@@ -72,7 +72,9 @@ class Resume(harness.Case):
 
     def test_killed_worker(self):
         other = 'optimizer={name="adamw"}', "schedule.base_lr=0.005", "model.batch_norm=true"
-        for rank, settings in ((1, ()), (0, other)):
+        lamb = ('optimizer={name="lamb", weight_decay=0.01, groups=[{match=["layers.0.*"], freeze=true}]}',
+                "schedule.base_lr=0.01", "schedule.decay=wsd", "schedule.cooldown=1ba")
+        for rank, settings in ((1, ()), (0, other), (1, lamb)):
             with self.subTest(rank=rank, settings=settings):
                 result, saved = self.kill_in_the_middle(rank, *settings)
                 self.assertEqual(result.code, 1, result.text)
