@@ -94,6 +94,16 @@ std::vector<Node> nodes_of(FileSystem& files, const fs::path& line) {
   return nodes;
 }
 
+// A checkpoint that was taken out of its run: of its ancestors it knows the digest of one.
+Node node_alone(FileSystem& files, const fs::path& path) {
+  Node node;
+  node.checkpoint = open_checkpoint(files, path, Verify::kDocuments);
+  node.digest = node.checkpoint->digest();
+  node.parent = node.checkpoint->lineage.parent;
+  node.run = (path.has_filename() ? path : path.parent_path()).filename().string();
+  return node;
+}
+
 // "2, then 4 workers".
 std::string workers_of(const std::vector<WorldSpan>& worlds) {
   std::string text;
@@ -169,7 +179,8 @@ ordered_json to_json(const std::vector<Node>& nodes) {
 
 ExitCode lineage(FileSystem& files, const fs::path& path, bool json) {
   const fs::path line = line_of(files, path);
-  const std::vector<Node> nodes = line.empty() ? std::vector<Node>() : nodes_of(files, line);
+  std::vector<Node> nodes = line.empty() ? std::vector<Node>() : nodes_of(files, line);
+  if (line.empty() && looks_like_checkpoint(files, path)) nodes.push_back(node_alone(files, path));
   if (nodes.empty()) throw bad_input("there is no run with a checkpoint here", path.string());
   if (json) {
     std::puts(to_json(nodes).dump(2).c_str());

@@ -2,6 +2,7 @@
 """The commands that look and change nothing: plan, inspect, verify, lineage, diff."""
 
 import json
+import shutil
 import os
 import unittest
 
@@ -111,6 +112,11 @@ class Lineage(Look):
         directory.parent.mkdir()
         self.run_well(self.job, f"warm_start.from={self.line}", f"run.directory={directory}", "run.duration=20ba")
         self.assertIn("(elsewhere)", self.rekindle("lineage", directory))
+        taken = self.folder / "taken-out"
+        shutil.copytree(self.served(), taken)
+        text = self.rekindle("lineage", taken)
+        self.assertIn("(elsewhere)", text)
+        self.assertIn(self.digest(taken)[:12], text)
         self.rekindle("lineage", self.folder / "nowhere", code=78)
 
 
