@@ -379,17 +379,20 @@ def resume(folder):
                 subprocess.run([PYTHON, "-c", code, folder / "many.safetensors"], check=True)
             if not (folder / name).exists():
                 subprocess.run([REKINDLE, "run", job, "-n", "2"], cwd=folder, check=True, capture_output=True)
-            once = folder / f"{name}-resumed"
-            shutil.copytree(folder / name, once, symlinks=True)
-            begin = time.monotonic()
-            subprocess.run([REKINDLE, "run", job, "-n", "2", f"run.directory={once}", f"run.duration={steps + 1}ba"], cwd=folder,
-                           check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
-            took = time.monotonic() - begin
-            last = json.loads((once / "checkpoints/latest/state.json").read_text())
-            assert last["samples"] == 100_000 * (steps + 1), last
-            shutil.rmtree(once)
-            return {"s": took}
+            return {"s": min(resume_once(job, folder / name, steps) for _ in range(5))}   # half a second each
         return run
+
+    def resume_once(job, directory, steps):
+        copy = directory.with_name("resumed")
+        shutil.copytree(directory, copy, symlinks=True)
+        begin = time.monotonic()
+        subprocess.run([REKINDLE, "run", job, "-n", "2", f"run.directory={copy}", f"run.duration={steps + 1}ba"], cwd=folder,
+                       check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        took = time.monotonic() - begin
+        last = json.loads((copy / "checkpoints/latest/state.json").read_text())
+        assert last["samples"] == 100_000 * (steps + 1), last
+        shutil.rmtree(copy)
+        return took
 
     early, late = "resumed after 1 step, 10^5 samples", "resumed after 10,000 steps, 10^9 samples"
     contenders = {early: resumed("early", 1), late: resumed("late", 10_000)}

@@ -2,10 +2,21 @@
 #include "core/progress.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 
 namespace rekindle {
+
+namespace {
+
+// 1.1 epochs of 50,000 samples are 55,000, and not a hair more: that would be another step.
+double whole_where_meant(double samples) {
+  const double whole = std::round(samples);
+  return std::abs(samples - whole) <= 1e-9 * std::abs(whole) ? whole : samples;
+}
+
+}  // namespace
 
 Timeline::Timeline(int64_t epoch_samples, int64_t global_batch)
     : epoch_samples_(epoch_samples), global_batch_(global_batch) {
@@ -34,9 +45,9 @@ double Timeline::samples_in(const Length& length, double run_samples) const {
     case Unit::kSamples:
       return length.value;
     case Unit::kEpochs:
-      return length.value * static_cast<double>(epoch_samples_);
+      return whole_where_meant(length.value * static_cast<double>(epoch_samples_));
     case Unit::kShare:
-      return length.value * run_samples;
+      return whole_where_meant(length.value * run_samples);
     case Unit::kBatches: {  // the last batch of an epoch is smaller, so steps are not a multiple of samples
       const auto whole = static_cast<int64_t>(length.value);
       const double begun = length.value - static_cast<double>(whole);

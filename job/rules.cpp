@@ -118,6 +118,8 @@ void warmup_keys(const Case& it) {
   const bool by_rule = options.warmup_rule != WarmupRule::kLength;
   const bool start = options.warmup_start_factor > 0 || options.warmup_start_lr.value_or(0) > 0;
   const bool lasts = !options.warmup.is_zero() && it.given.well("schedule.warmup");
+  if (lasts && options.warmup_shape == WarmupShape::kConstant && !start)
+    it.add("schedule.warmup_shape", "is \"constant\", expected a schedule.warmup_start_factor > 0 with it");
   if (lasts && options.warmup_shape == WarmupShape::kExponential && !start)
     it.add("schedule.warmup_shape",
            "is \"exponential\", expected a schedule.warmup_start_factor > 0 with it");

@@ -21,17 +21,21 @@ struct Treatment {
 // The state that a rule keeps for each parameter, by PyTorch's names.
 std::vector<std::string> moment_names_of(const OptimizerOptions& options);
 
-// By the place in the layout. Throws bad_input for a group that matches no parameter.
+// By the place in the layout.
 std::vector<Treatment> treatments(const OptimizerOptions& options, const FlatLayout& layout);
 
 // Whether weight decay applies to a parameter (OptimizerOptions::no_decay).
 bool decays(const OptimizerOptions& options, const FlatLayout::Entry& parameter);
 
-// Whether a group freezes it.
-bool is_frozen(const OptimizerOptions& options, const std::string& parameter);
+// The first group that matches a parameter; null where none does.
+const GroupOptions* group_of(const OptimizerOptions& options, const std::string& parameter);
 
-// The layer that each parameter belongs to, counted from the input: what stands under one module, or under
-// one element of a list of modules ("layers.3"), is a layer, in the order in which they are registered.
+// Throws bad_input for a group that none of these parameters belongs to.
+void check_groups(const OptimizerOptions& options, const std::vector<std::string>& parameters);
+
+// The layer that each parameter belongs to, counted from the input among those that are trained: what stands
+// under one module, or under one element of a list of modules ("layers.3", and "norms.3" beside it), is a
+// layer, in the order in which they are registered.
 std::vector<int> layers_of(const FlatLayout& layout);
 
 }  // namespace rekindle

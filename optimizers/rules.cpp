@@ -31,6 +31,19 @@ double sum_of_squares(const float* values, int64_t count) {
   return lanes[0];
 }
 
+// On the processor, so few elements at a time that they stay in its cache from one operation to the next, and
+// that ATen gives them to one thread: it would cut them where a vector does not end, and there a rounding may
+// differ.
+template <typename Visit>
+void for_each_piece(Range range, bool on_cpu, const Visit& visit) {
+  constexpr int64_t kPiece = 4 * kBlock;
+  for (int64_t begin = range.begin; begin < range.end;) {
+    const int64_t end = on_cpu ? std::min(range.end, begin + kPiece) : range.end;
+    visit(Range{begin, end});
+    begin = end;
+  }
+}
+
 }  // namespace
 
 Sgd::Sgd(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
@@ -65,8 +78,12 @@ void AdamW::apply(Lists& lists, const Step& step) {
 }
 
 void LayerWise::add_squares(Row row, const at::Tensor& values, Range range) {
-  const at::Tensor here = values.to(at::kCPU);  // itself, unless it lies on a GPU
-  const float* const from = here.const_data_ptr<float>();
+  if (!values.is_cpu()) {  // whole blocks, as everywhere
+    const at::Tensor blocks = values.view({-1, kBlock}).to(at::kDouble).square().sum(1);
+    squares_[row].narrow(0, range.begin / kBlock, blocks.numel()).add_(blocks.to(at::kCPU));
+    return;
+  }
+  const float* const from = values.const_data_ptr<float>();
   double* const to = squares_.data_ptr<double>() + row * layout_.blocks();
   for (int64_t at = range.begin; at < range.end;) {
     const int64_t end = std::min(range.end, (at / kBlock + 1) * kBlock);
@@ -116,13 +133,15 @@ void Lars::apply(Lists& lists, const Step& step) {
       double ratio = 1;
       if (step.adapts && weight > 0 && gradient > 0)
         ratio = options_.trust_coefficient * weight / (gradient + step.weight_decay * weight);
-      const auto cut = [&](const at::Tensor& list) {
-        return list.narrow(0, part.begin - whole.begin, part.size());
-      };
-      at::Tensor parameter = cut(lists.parameters[i]), velocity = cut(lists.moments[0][i]);
-      velocity.mul_(options_.momentum).add_(cut(lists.gradients[i]), step.lr * ratio / step.divisor_value);
-      if (step.weight_decay != 0) velocity.add_(parameter, step.lr * ratio * step.weight_decay);
-      parameter.sub_(velocity);
+      for_each_piece(part, lists.parameters[i].is_cpu(), [&](Range piece) {
+        const auto cut = [&](const at::Tensor& list) {
+          return list.narrow(0, piece.begin - whole.begin, piece.size());
+        };
+        const at::Tensor parameter = cut(lists.parameters[i]), velocity = cut(lists.moments[0][i]);
+        velocity.mul_(options_.momentum).add_(cut(lists.gradients[i]), step.lr * ratio / step.divisor_value);
+        if (step.weight_decay != 0) velocity.add_(parameter, step.lr * ratio * step.weight_decay);
+        parameter.sub_(velocity);
+      });
     });
   }
 }
@@ -135,17 +154,23 @@ void Lamb::measure(Lists& lists, const Step& step) {
   const auto count = static_cast<double>(steps_);
   const double first = 1 - std::pow(options_.beta1, count), second = 1 - std::pow(options_.beta2, count);
   for (size_t i = 0; i < lists.ranges.size(); ++i) {
-    at::Tensor &gradient = lists.gradients[i], &direction = lists.scratch[i];
-    at::Tensor &average = lists.moments[0][i], &squared = lists.moments[1][i];
-    if (step.divisor) gradient.div_(step.divisor_value);
-    average.lerp_(gradient, 1 - options_.beta1);
-    squared.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
-    at::sqrt_out(direction, squared).div_(std::sqrt(second)).add_(options_.eps).reciprocal_();
-    direction.mul_(average).div_(first);
-    if (step.weight_decay != 0) direction.add_(lists.parameters[i], step.weight_decay);
-    if (!step.adapts) continue;
-    add_squares(kParameter, lists.parameters[i], lists.ranges[i]);
-    add_squares(kOther, direction, lists.ranges[i]);
+    for_each_piece(lists.ranges[i], lists.parameters[i].is_cpu(), [&](Range piece) {
+      const auto cut = [&](const at::Tensor& whole) {
+        return whole.narrow(0, piece.begin - lists.ranges[i].begin, piece.size());
+      };
+      at::Tensor gradient = cut(lists.gradients[i]), direction = cut(lists.scratch[i]);
+      const at::Tensor average = cut(lists.moments[0][i]), squared = cut(lists.moments[1][i]);
+      if (step.divisor) gradient.div_(step.divisor_value);
+      average.lerp_(gradient, 1 - options_.beta1);
+      squared.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
+      at::sqrt_out(direction, squared).div_(std::sqrt(second)).add_(options_.eps).reciprocal_();
+      direction.mul_(average).div_(first);
+      const at::Tensor parameter = cut(lists.parameters[i]);
+      if (step.weight_decay != 0) direction.add_(parameter, step.weight_decay);
+      if (!step.adapts) return;
+      add_squares(kParameter, parameter, piece);
+      add_squares(kOther, direction, piece);
+    });
   }
 }
 
@@ -154,9 +179,12 @@ void Lamb::apply(Lists& lists, const Step& step) {
     const Range whole = lists.ranges[i];
     for_each_parameter(whole, [&](Range part, double weight, double direction) {
       const double ratio = step.adapts && weight > 0 && direction > 0 ? weight / direction : 1;
-      lists.parameters[i]
-          .narrow(0, part.begin - whole.begin, part.size())
-          .add_(lists.scratch[i].narrow(0, part.begin - whole.begin, part.size()), -step.lr * ratio);
+      for_each_piece(part, lists.parameters[i].is_cpu(), [&](Range piece) {
+        const int64_t begin = piece.begin - whole.begin;
+        lists.parameters[i]
+            .narrow(0, begin, piece.size())
+            .add_(lists.scratch[i].narrow(0, begin, piece.size()), -step.lr * ratio);
+      });
     });
   }
 }

@@ -36,6 +36,10 @@ double untuned_exponential(double beta2, int64_t t) {
   return -std::expm1(-(1 - beta2) * static_cast<double>(t));
 }
 
+bool has_rectification(double beta2) {
+  return 2 / (1 - beta2) - 1 > 5;
+}
+
 double radam_rectification(double beta2, int64_t t) {
   const double all = 2 / (1 - beta2) - 1;
   const double power = std::pow(beta2, static_cast<double>(t));

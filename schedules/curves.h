@@ -19,6 +19,7 @@ double fall_1_sqrt(double done, double floor);
 
 // What Adam's own constants ask of its update number `t`, from 1; both approach 1 and never reach it.
 double untuned_exponential(double beta2, int64_t t);  // Ma & Yarats 2021, (4.2)
+bool has_rectification(double beta2);                 // whether the variance can ever be told
 // Liu et al. 2020; 0 where the variance cannot be told yet (PyTorch's RAdam leaves out the division there).
 double radam_rectification(double beta2, int64_t t);
 

@@ -63,8 +63,13 @@ void Schedule::set_warmup(const Timeline& timeline, const Length& duration) {
     warmup_ = clock({updates - 1, Unit::kBatches}, timeline, "warmup");
   } else if (options_.warmup_rule == WarmupRule::kLength) {
     warmup_ = clock(options_.warmup, timeline, "warmup");
-    if (options_.warmup_fixed_in == WarmupFixedIn::kSteps && options_.warmup.unit != Unit::kBatches)
+    if (options_.warmup_fixed_in == WarmupFixedIn::kSteps && options_.warmup.unit != Unit::kBatches &&
+        !by_time_)
       warmup_ *= static_cast<double>(timeline.global_batch()) / static_cast<double>(options_.base_batch);
+  }
+  if (options_.warmup_rule == WarmupRule::kRadam && !has_rectification(adam_.beta2)) {
+    throw bad_input("RAdam's rectification never begins with a beta2 of " + std::to_string(adam_.beta2),
+                    key("warmup"), "it needs one above 2/3, after the batch was scaled for");
   }
   if (warmup_ <= end_) return;
   const bool by_rule = options_.warmup_rule != WarmupRule::kLength;
@@ -108,8 +113,8 @@ double Schedule::fall(double since_warmup) const {
     case Decay::kConstant:
       return 1;
     case Decay::kCosine: {
-      if (done == 1) return floor;
       const double turns = done * static_cast<double>(options_.cycles);
+      if (turns >= static_cast<double>(options_.cycles) - kRounding) return floor;
       return fall_cosine(std::max(0.0, turns - std::floor(turns + kRounding)), floor);
     }
     case Decay::kOneCycle:

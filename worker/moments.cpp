@@ -31,6 +31,7 @@ void read_carried(const OptimizerParts& parts, const FlatLayout& layout, const C
   const auto from = carried.find(name);
   if (from == carried.end()) return;
   const auto& [source, rows] = from->second;
+  if (parts.moments(source).empty()) return;  // the parent had it frozen
   const auto read = [&](int64_t begin, std::span<float> part) {
     parts.read(source, moment, {begin, begin + static_cast<int64_t>(part.size())},
                std::as_writable_bytes(part));

@@ -64,24 +64,20 @@ void check_leaves_weights(Model& model) {
 
 std::shared_ptr<Model> make_trainee(const Job& job, const DataShape& shape) {
   std::shared_ptr<Model> model = make_model(job.model, shape);
+  std::vector<std::string> names;
   for (auto& parameter : model->named_parameters()) {
-    if (is_frozen(job.optimizer, parameter.key())) parameter.value().requires_grad_(false);
+    const GroupOptions* const group = group_of(job.optimizer, parameter.key());
+    if (group != nullptr && group->freeze) parameter.value().requires_grad_(false);
+    names.push_back(parameter.key());
   }
-  for (const GroupOptions& group : job.optimizer.groups) {
-    const auto is_in = [&](const auto& parameter) {
-      return std::ranges::any_of(group.match,
-                                 [&](const auto& glob) { return matches_glob(glob, parameter.key()); });
-    };
-    const auto parameters = model->named_parameters();
-    if (!group.freeze || std::any_of(parameters.begin(), parameters.end(), is_in)) continue;
-    throw bad_input("no parameter is called '" + group.match.front() + "'", "optimizer.groups",
-                    "`rekindle inspect` of a checkpoint lists the names");
-  }
+  check_groups(job.optimizer, names);
   return model;
 }
 
 void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state) {
   check_integers(job, data);
+  if (state.parameters.empty())
+    throw bad_input("nothing is left to train: every parameter is frozen", "[model]", "see optimizer.groups");
   check_trainable(state.parameters);
   check_contiguous(state);
   check_leaves_weights(model);

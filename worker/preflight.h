@@ -18,7 +18,7 @@ int virtual_workers(const Job& job, int world);
 // The fewest samples that a virtual worker may have: batch-norm needs two to take a variance of.
 int64_t least_samples(Model& model);
 
-// The model of a job, with what its groups freeze frozen. Throws bad_input for a group that freezes nothing.
+// The model of a job, with what its groups freeze frozen. Throws bad_input for a group that has no parameter.
 std::shared_ptr<Model> make_trainee(const Job& job, const DataShape& shape);
 
 // Throws bad_input for a model that cannot be trained here: parameters of a type or layout that we do not

@@ -250,6 +250,39 @@ class Oracle(harness.Case):
         history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.02)
         self.check(job, history, model, worlds=[2])
 
+    def test_adam_scaled_to_the_batch(self):
+        """adam-sqrt from a batch of 8 to one of 16: the rate, both betas and eps follow."""
+        torch.manual_seed(6)
+        model = Mlp(6, [10], 3)
+        self.prepare(model, harness.clusters(160, classes=3, features=6, spread=3))
+        job = self.write_job("""
+            [model]
+            hidden = [10]
+            [data]
+            path = "data.safetensors"
+            shuffle = false
+            [batch]
+            global = 16
+            [optimizer]
+            name = "adamw"
+            betas = [0.9, 0.98]
+            eps = 1e-2
+            [schedule]
+            base_lr = 0.01
+            base_batch = 8
+            lr_scaling = "adam-sqrt"
+            [warm_start]
+            from = "initial.safetensors"
+            [run]
+            directory = "run"
+            duration = "100ba"
+            log_every = "1ba"
+            """)
+        rate = 0.01 * math.sqrt(2)
+        optimizer = torch.optim.AdamW(two_groups(model, 0.01), lr=1, betas=(0.8, 0.96), eps=1e-2 / math.sqrt(2))
+        history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: rate)
+        self.check(job, history, model, worlds=[2])
+
     def test_groups(self):
         """Adam, with a group of three times the rate, another decay elsewhere, and a layer that is frozen."""
         torch.manual_seed(5)

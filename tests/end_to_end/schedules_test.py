@@ -169,6 +169,53 @@ class Schedules(harness.Case):
             else:
                 self.assertAlmostEqual(rates[step] / LR, moved[0] / moved[1], delta=1e-6)
 
+    def test_a_run_trains_at_what_is_planned(self):
+        """Also where the rate follows the step and not the samples."""
+        settings = ("optimizer.name=adamw", "optimizer.betas=[0.9, 0.95]", "schedule.warmup=radam", "schedule.decay=linear",
+                    "run.duration=60ba", "run.log_every=1ba")
+        self.run_well(self.job, *settings, workers=2)
+        logged = [event["lr"] for event in harness.events(self.folder / "run", "step")]
+        self.assertEqual(logged, [row[2] for row in self.planned(*settings)])
+        self.assertEqual(logged[0], 0)
+        self.assertGreater(logged[30], 0)
+
+    def test_lengths_that_are_not_quite_whole(self):
+        """0.14 epochs of 300 samples are 42, and not a hair more."""
+        self.write_data(harness.clusters(300, features=4))
+        rows = self.planned("batch.global=21", "run.duration=0.14ep", "schedule.decay=cosine")
+        self.assertEqual([row[0] for row in rows], [0, 1])
+
+    def test_what_is_refused(self):
+        for settings, words in (
+                (("optimizer.name=adamw", "optimizer.betas=[0.9, 0.6]", "schedule.warmup=radam"), "never begins"),
+                (('optimizer.groups=[{match=["nothing.*"], lr_factor=3}]',), "has no parameter"),
+                (('optimizer.groups=[{match=["*"], lr_factor=3}, {match=["*.bias"], freeze=true}]',), "has no parameter"),
+                (('optimizer.groups=[{match=["*"], freeze=true}]',), "nothing is left to train"),
+                (("schedule.warmup=70ba",), "more than half of the run")):
+            with self.subTest(words, settings=settings):
+                result = harness.run([harness.LAUNCHER, "plan", self.job, "--worker", harness.WORKER, *settings])
+                self.assertEqual(result.code, 78, result.text)
+                self.assertIn(words, result.text)
+                if "half" not in words:
+                    self.assertIn(words, self.run_well(self.job, *settings, workers=2, code=78).text)
+                self.assertFalse((self.folder / "run").exists())
+        self.plan("schedule.warmup=70ba", "schedule.long_warmup=true")
+
+    def test_drawings(self):
+        settings = "schedule.warmup=60ba", "schedule.decay=wsd", "schedule.cooldown=30ba"
+        result = harness.run([harness.LAUNCHER, "plan", self.job, "--worker", harness.WORKER, "--plot", "--svg",
+                              self.folder / "rate.svg", *settings])
+        self.assertEqual(result.code, 0, result.text)
+        drawn = [line.split("│")[1] for line in result.text.splitlines() if "│" in line]
+        self.assertEqual(len(drawn), 12)
+        widths = [len(line.rstrip()) - len(line) + len(line.lstrip()) for line in drawn]
+        self.assertEqual(widths, sorted(widths))   # wider towards the bottom: it rises, stays and falls
+        picture = (self.folder / "rate.svg").read_text()
+        points = [tuple(map(float, point.split(","))) for point in picture.split('points="')[1].split('"')[0].split()]
+        self.assertEqual(len(points), STEPS + 1)
+        self.assertEqual([points[0][1], points[60][1], points[90][1]], [320, 40, 40])   # the axis, the peak twice
+        self.assertAlmostEqual(points[-1][1], 320)
+
     def test_scaling_is_planned(self):
         row, = self.plan("optimizer.name=adamw", "schedule.base_batch=4", "schedule.lr_scaling=adam-sqrt",
                          "optimizer.betas=[0.9, 0.95]", arguments=())

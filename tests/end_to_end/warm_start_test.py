@@ -512,6 +512,16 @@ class GrowingHead(Line):
         self.assertGreater(abs(new["layers.2.weight"][4]).max(), 0)
         self.assertTrue((new["layers.0.weight"] == old["layers.0.weight"]).all())
 
+    def test_a_child_unfreezes_what_its_parent_froze(self):
+        """Of what the parent did not train it has no moments: the child starts them at zero."""
+        frozen = 'optimizer={momentum=0.9, groups=[{match=["layers.0.*"], freeze=true}]}'
+        self.train_day_1(frozen)
+        old = harness.moments(self.served())
+        self.assertFalse([name for name in old if name.startswith("layers.0.")])
+        self.run_well(self.job, TWO_DAYS, "warm_start.load.optimizer=load", workers=2)
+        self.assertTrue([name for name in harness.moments(self.newest() / "checkpoints" / "latest")
+                         if name.startswith("layers.0.")])
+
     def test_moments_of_old_rows_stay(self):
         """After one step from the same weights, with the parent's moments and without, they differ by 0.9 of the parent's in
         the rows that it had, and not at all in the new one."""

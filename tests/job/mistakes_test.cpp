@@ -167,6 +167,8 @@ TEST_F(MistakesTest, ContradictoryKeys) {
        "schedule.warmup is \"radam\", expected schedule.warmup_shape = \"linear\" with it"},
       {{"schedule.warmup=5ba", "schedule.warmup_shape=exponential"},
        "schedule.warmup_shape is \"exponential\", expected a schedule.warmup_start_factor > 0 with it"},
+      {{"schedule.warmup=5ba", "schedule.warmup_shape=constant"},
+       "schedule.warmup_shape is \"constant\", expected a schedule.warmup_start_factor > 0 with it"},
       {{"schedule.warmup_start_lr=0.01", "schedule.warmup_start_factor=0.1"},
        "schedule.warmup_start_lr contradicts schedule.warmup_start_factor"},
       {{"schedule.decay_power=2"},

@@ -202,8 +202,12 @@ TEST(Groups, TheFirstThatMatchesAParameterHasIt) {
   EXPECT_EQ(all[0], (Treatment{0.1, 0.1, true}));
   EXPECT_EQ(all[1], (Treatment{0.1, 0, false}));  // a vector
   EXPECT_EQ(all[2], (Treatment{3, 0.5, true}));
+  const std::vector<std::string> names{"a.weight", "a.bias", "b.weight"};
+  EXPECT_NO_THROW(check_groups(options, names));
   options.groups.push_back({{"c.*"}, 1, {}, false});
-  EXPECT_THROW(treatments(options, layout()), Error);
+  EXPECT_THROW(check_groups(options, names), Error);
+  options.groups.back() = {{"a.bias"}, 1, {}, true};  // an earlier one has it
+  EXPECT_THROW(check_groups(options, names), Error);
 }
 
 TEST(Groups, TheRateOfALayerFallsWithItsDistanceFromTheOutput) {
@@ -212,6 +216,16 @@ TEST(Groups, TheRateOfALayerFallsWithItsDistanceFromTheOutput) {
                            "encoder.layer.1.a.weight", "encoder.layer.1.a.bias", "head.weight"})
     deep.append(name, {2, 2});
   EXPECT_EQ(layers_of(deep), (std::vector<int>{0, 1, 1, 2, 2, 3}));
+  FlatLayout lists;
+  for (const char* name :
+       {"layers.0.weight", "layers.1.weight", "layers.2.weight", "norms.0.weight", "norms.1.weight"})
+    lists.append(name, {2});
+  EXPECT_EQ(layers_of(lists), (std::vector<int>{0, 1, 2, 0, 1}));
+  FlatLayout stages;
+  for (const char* name :
+       {"conv.weight", "layer1.0.conv.weight", "layer1.1.conv.weight", "layer2.0.conv.weight"})
+    stages.append(name, {2});
+  EXPECT_EQ(layers_of(stages), (std::vector<int>{0, 1, 2, 3}));
   OptimizerOptions options = sgd(0.9, false, 0.1);
   options.layer_decay = 0.5;
   std::vector<double> factors;
