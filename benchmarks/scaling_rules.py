@@ -73,7 +73,8 @@ def train(folder, job, seed, settings):
     result = subprocess.run([REKINDLE, "run", job, "-n", "2", f"run.seed={seed}", *settings], capture_output=True, text=True,
                             env=dict(os.environ, OMP_NUM_THREADS="1"))
     if result.returncode != 0:
-        return None, result.stderr.strip().splitlines()[0]
+        said = (result.stdout + result.stderr).splitlines()
+        return None, next((line.split(" E ")[1].removeprefix("[0] ") for line in said if " E " in line), "no reason given")
     events = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     metrics = [event for event in events if event["event"] == "eval"][-1]["metrics"]
     return 100 * metrics["accuracy"], metrics["loss"]
