@@ -45,6 +45,15 @@ double Fields::number(const char* key) const {
   return find(key).get<double>();
 }
 
+bool Fields::truth(const char* key) const {
+  if (!find(key).is_boolean()) reject(key, "true or false");
+  return find(key).get<bool>();
+}
+
+std::optional<double> Fields::maybe_number(const char* key) const {
+  return object_.contains(key) ? std::optional(number(key)) : std::nullopt;
+}
+
 double Fields::share(const char* key) const {
   const double value = number(key);
   if (value < 0 || value > 1) reject(key, "a share from 0 to 1");

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,11 @@ class Fields {
   Fields(const nlohmann::json& object, std::string where);  // keeps a reference to `object`
 
   std::string text(const char* key) const;
-  int64_t count(const char* key) const;       // a whole number from 0 to 2^63-1
-  uint64_t bits(const char* key) const;       // a whole number from 0 to 2^64-1
-  double number(const char* key) const;       // finite
+  int64_t count(const char* key) const;                       // a whole number from 0 to 2^63-1
+  uint64_t bits(const char* key) const;                       // a whole number from 0 to 2^64-1
+  double number(const char* key) const;                       // finite
+  std::optional<double> maybe_number(const char* key) const;  // the same; none where the key is missing
+  bool truth(const char* key) const;
   double share(const char* key) const;        // 0 to 1
   std::string digest(const char* key) const;  // 32 lower-case hexadecimal digits
   std::string digest_or_empty(const char* key) const;

@@ -130,6 +130,19 @@ void CheckpointStore::mend_links(int64_t latest, std::optional<int64_t> best) {
   if (best) mend(names::kBest, *best);
 }
 
+bool CheckpointStore::drop_from(int64_t step) {
+  if (!files_.exists(directory_)) return false;
+  const std::vector<int64_t> all = generations();
+  const auto first = std::ranges::lower_bound(all, step);
+  if (first == all.begin()) return false;
+  replace_link(files_, directory_ / names::kLatest, names::step(*std::prev(first)));
+  for (auto dropped = first; dropped != all.end(); ++dropped) put_aside(*dropped, "dropped");
+  files_.sync_directory(directory_);
+  for (auto dropped = first; dropped != all.end(); ++dropped)
+    files_.remove_all(directory_ / names::step_aside(*dropped, "dropped"));
+  return true;
+}
+
 // Under a hidden name it can be removed piece by piece, or replaced, without half of it ever standing as
 // step-N.
 void CheckpointStore::put_aside(int64_t step, const std::string& attempt) {

@@ -39,6 +39,12 @@ void add_to(at::Tensor& sum, const at::Tensor& gradient) {
   rekindle::sum(sum.mutable_data_ptr<float>(), std::span<const float* const>(both), sum.numel());
 }
 
+double squares_of(const at::Tensor& gradient) {
+  if (gradient.is_cpu() && gradient.is_contiguous() && gradient.scalar_type() == at::kFloat)
+    return sum_of_squares(gradient.const_data_ptr<float>(), gradient.numel());
+  return gradient.to(at::kDouble).square().sum().item<double>();
+}
+
 // The most rows that a rank has at a time.
 int most_rows(const SumPlan& plan, int rank, bool several_passes) {
   size_t most = 1;
@@ -56,7 +62,10 @@ int most_rows(const SumPlan& plan, int rank, bool several_passes) {
 
 GradientReducer::GradientReducer(Communicator& communicator, const FlatParameters& parameters,
                                  const SumPlan& plan, const ReducerOptions& options)
-    : communicator_(communicator), parameters_(parameters), plan_(plan) {
+    : communicator_(communicator),
+      parameters_(parameters),
+      plan_(plan),
+      measures_passes_(options.measures_passes) {
   lend_to_layers();
   const FlatLayout& layout = parameters.layout();
   if (layout.size() == 0)
@@ -138,6 +147,7 @@ void GradientReducer::add(size_t parameter, const at::Tensor& gradient) {
   if (gradient.layout() != at::kStrided) refuse("a sparse gradient", "make its layer with sparse = false");
   if (seen_[parameter] == passes_)
     refuse("a second gradient in one pass", "a model's loss() may not call backward() itself");
+  if (measures_passes_) pass_squares_ += squares_of(gradient);
   at::Tensor& mine = places_[row_][parameter];
   if (seen_[parameter] > 0 || adds_) {
     add_to(mine, gradient);

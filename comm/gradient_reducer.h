@@ -19,6 +19,7 @@ struct ReducerOptions {
   // Whether a leaf may take several passes. One that adds to a sum of other leaves then needs memory of its
   // own.
   bool several_passes = true;
+  bool measures_passes = false;  // take_pass_squares() is asked for
 };
 
 // The gradients of all leaves (SumPlan) become one sum, each rank holding its slices of it. Hooks take each
@@ -55,6 +56,9 @@ class GradientReducer {
   // written there, it need not be copied. Undefined where that cannot be. Given out once a pass.
   at::Tensor lend(size_t parameter);
 
+  // The squared norm of what the pass before gave, parameter by parameter as it came.
+  double take_pass_squares() { return std::exchange(pass_squares_, 0); }
+
   bool is_used(size_t parameter) const { return used_[parameter]; }  // by a leaf of this rank, this step
   size_t handed_in() const { return next_bucket_; }                  // buckets of this step, so far
   int64_t copied() const { return copied_; }                         // gradients of this step, into their row
@@ -74,6 +78,8 @@ class GradientReducer {
   Communicator& communicator_;
   const FlatParameters& parameters_;
   const SumPlan& plan_;
+  const bool measures_passes_;
+  double pass_squares_ = 0;
   at::Tensor parts_, squares_;                   // [rows, layout.size()], [blocks]
   std::vector<std::vector<at::Tensor>> places_;  // by row and parameter: views, of the parameter's shape
   std::vector<Range> buckets_, slices_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/units.h"
 
@@ -16,15 +17,22 @@ struct Progress {
   bool operator==(const Progress&) const = default;
 };
 
+// A global batch that grows from `start`, by multiples of it, in proportion to what was seen of `samples`.
+struct BatchRamp {
+  int64_t start = 0;
+  double samples = 0;  // 0: it does not
+};
+
 // How steps, samples and epochs map to each other. An epoch is one pass over `epoch_samples`, in batches of
-// `global_batch`, the last of which is smaller where it must be: ceil(N/B) steps.
+// `global_batch`, the last of which is smaller where it must be: ceil(N/B) steps, once the batch has grown.
 class Timeline {
  public:
-  Timeline(int64_t epoch_samples, int64_t global_batch);
+  Timeline(int64_t epoch_samples, int64_t global_batch, const BatchRamp& ramp = {});
 
   int64_t epoch_samples() const { return epoch_samples_; }
   int64_t global_batch() const { return global_batch_; }
   int64_t steps_per_epoch() const { return steps_per_epoch_; }
+  int64_t ramp_steps() const { return static_cast<int64_t>(ramp_starts_.size()); }  // while the batch grows
 
   int64_t samples_after(int64_t steps) const;  // samples seen once `steps` steps are done
   int64_t steps_at(int64_t samples) const;     // whole steps done once `samples` are seen
@@ -37,6 +45,11 @@ class Timeline {
 
  private:
   int64_t epoch_samples_, global_batch_, steps_per_epoch_;
+  BatchRamp ramp_;
+  std::vector<int64_t> ramp_starts_;  // samples before each step while the batch grows
+  int64_t ramp_end_ = 0;              // samples after the last of them
+  int64_t rest_samples_ = 0;          // of the epoch that it ends in
+  int64_t rest_steps_ = 0;
 };
 
 }  // namespace rekindle

@@ -18,12 +18,7 @@ Timeline checked_timeline(const std::vector<int64_t>& indices, const LoaderOptio
                      options.rank < options.world && start_samples >= 0 &&
                      options.virtual_workers >= options.world && options.least_samples > 0;
   if (!sound) throw Error("a loader's batch, micro-batch, cut, rank or start is out of range");
-  const Timeline timeline(static_cast<int64_t>(indices.size()), options.global_batch);
-  if (timeline.samples_after(timeline.steps_at(start_samples)) != start_samples) {
-    throw Error("no step starts at sample " + std::to_string(start_samples) + " with batches of " +
-                std::to_string(options.global_batch));
-  }
-  return timeline;
+  return Timeline(static_cast<int64_t>(indices.size()), options.global_batch, options.ramp);
 }
 
 // Part `part` of `parts` even ones.

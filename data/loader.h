@@ -24,6 +24,7 @@ struct LoaderOptions {
   bool shuffle = true;  // false: the order of the indices, every epoch
   int rank = 0, world = 1;
   int64_t global_batch = 0;   // samples of a step over all ranks
+  BatchRamp ramp{};           // up to there
   int virtual_workers = 1;    // parts that it is cut in, `world` at least
   int64_t least_samples = 1;  // of a virtual worker that has any
   int64_t microbatch = 0;     // most samples in one forward pass; 0: a virtual worker's whole share
@@ -52,8 +53,8 @@ Range share_of(int64_t batch, int index, int count, int64_t least);
 // cost more than the work it does.
 class Loader {
  public:
-  // `indices` are the samples to train on, `start_samples` how many all ranks together have seen: the start
-  // of a step. `data` must outlive the loader. Throws bad_input where there are no indices, Error for
+  // `indices` are the samples to train on, `start_samples` how many all ranks together have seen, in steps of
+  // whatever size. `data` must outlive the loader. Throws bad_input where there are no indices, Error for
   // arguments that make no sense.
   Loader(const Dataset& data, std::vector<int64_t> indices, const LoaderOptions& options,
          int64_t start_samples = 0);

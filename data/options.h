@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/units.h"
+
 namespace rekindle {
 
 // One arrival of data. Paths are resolved against the job file's folder.
@@ -44,9 +46,12 @@ struct DataOptions {
 
 // `[batch]`
 struct BatchOptions {
-  int64_t global = 0;       // samples of one optimizer step over all workers; 0: not given
+  int64_t global = 0;       // samples of one optimizer step over all workers
   int64_t microbatch = 0;   // most samples in one forward pass; 0: a worker's whole share
   int virtual_workers = 8;  // any-world: the fixed cut of the global batch; a power of two, for a tree
+  int64_t per_worker = 0;   // `global` is that times the world, once that is known; 0: not given
+  int64_t start = 0;        // the global batch at first, which grows
+  Length ramp;              // over so long; zero: it does not
 };
 
 }  // namespace rekindle

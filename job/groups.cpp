@@ -12,7 +12,7 @@ std::optional<GroupOptions> read_group(const Item& item) {
   GroupOptions group;
   if (!read_table(*table, item, group_keys(), kGroups, group)) return std::nullopt;
   if (group.match.empty()) return item.refuse("lacks 'match', expected a list of globs");
-  if (group.freeze && (group.lr_factor != 1 || group.weight_decay))
+  if (group.freeze && (group.lr_factor != 1 || group.weight_decay || !group.unfreeze_at.is_zero()))
     return item.refuse("has 'freeze' and also how to train it, expected one or the other");
   return group;
 }

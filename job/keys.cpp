@@ -2,6 +2,7 @@
 #include "job/keys.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "job/kinds.h"
 #include "job/section.h"
@@ -11,6 +12,8 @@ namespace {
 
 using Path = std::filesystem::path;
 using Texts = std::vector<std::string>;
+
+constexpr Bounds kBetween0And1{.low = 0, .high = 1, .low_taken = false, .high_taken = false};
 
 // The table being filled.
 struct Table {
@@ -79,25 +82,26 @@ void add_model(Table& table) {
   add_model_key(table, "mlp", "batch_norm", boolean(), "normalises each hidden layer over the batch");
 }
 
-// `augment` is a set: its order does not matter, so it is kept and written in one.
-Kind<AugmentOptions> augmentation() {
-  using Change = bool AugmentOptions::*;
-  const auto changes = choice<Change>({{"crop", &AugmentOptions::crop}, {"flip", &AugmentOptions::flip}});
-  const auto names = list_of(changes, "a list of " + changes.type);
-  const auto read = [changes, names](const Item& item) -> std::optional<AugmentOptions> {
+// A list of names that is a set: its order does not matter, so it is kept and written in one.
+template <typename Options>
+Kind<Options> flags(std::vector<std::pair<std::string, bool Options::*>> all) {
+  using Flag = bool Options::*;
+  const auto words = choice<Flag>(all);
+  const auto names = list_of(words, "a list of " + words.type);
+  const auto read = [words, names](const Item& item) -> std::optional<Options> {
     const auto given = names.read(item);
     if (!given) return std::nullopt;
-    AugmentOptions options;
-    for (const Change change : *given) {
-      if (options.*change) return item.refuse("names " + changes.print(change) + " twice");
-      options.*change = true;
+    Options options;
+    for (const Flag flag : *given) {
+      if (options.*flag) return item.refuse("names " + words.print(flag) + " twice");
+      options.*flag = true;
     }
     return options;
   };
-  const auto print = [names](const AugmentOptions& options) {
-    std::vector<Change> given;
-    for (const Change change : {&AugmentOptions::crop, &AugmentOptions::flip}) {
-      if (options.*change) given.push_back(change);
+  const auto print = [names, all](const Options& options) {
+    std::vector<Flag> given;
+    for (const auto& [name, flag] : all) {
+      if (options.*flag) given.push_back(flag);
     }
     return names.print(given);
   };
@@ -129,7 +133,8 @@ void add_data(Table& table) {
   data.key("shuffle", boolean(), &DataOptions::shuffle,
            "a new order for every epoch, from the seed; false: file order");
   data.key(
-      "augment", augmentation(), &DataOptions::augment,
+      "augment", flags<AugmentOptions>({{"crop", &AugmentOptions::crop}, {"flip", &AugmentOptions::flip}}),
+      &DataOptions::augment,
       "changes to training images, drawn anew for each sample and epoch: `crop` cuts an image of the same "
       "size out of it and a frame of 4 zero pixels, `flip` mirrors one in two, left to right");
 }
@@ -146,15 +151,36 @@ void add_data_tables(Table& table) {
   replay.later<std::string>("by", choice({"uniform"}), "uniform", "how old samples are drawn");
 }
 
+// One that may be left out, and is then not written.
+Kind<Length> optional_length(const LengthRule& rule = kInterval) {
+  Kind<Length> kind = length(rule);
+  kind.print = [print = kind.print](const Length& value) { return value.is_zero() ? "" : print(value); };
+  return kind;
+}
+
 void add_batch(Table& table) {
   auto batch = table.section("batch", &Job::batch);
   const Texts sizes{"global", "per_worker"};
-  const Kind<int64_t> count = integer<int64_t>(1);
+  Kind<int64_t> count = integer<int64_t>(1);
+  count.print = [](const int64_t& value) { return value > 0 ? std::to_string(value) : ""; };
+  const auto given = [](const BatchOptions& options) { return options.per_worker > 0 ? 0 : options.global; };
+  const auto set = [](BatchOptions& options, int64_t value) { options.global = value; };
   batch
-      .key("global", count, &BatchOptions::global,
+      .key("global", count, given, set,
            "samples of one optimizer step, over all workers; accumulation is worked out")
       .one_of(sizes);
-  batch.later<int64_t>("per_worker", count, {}, "samples of one step and worker").one_of(sizes);
+  batch
+      .key("per_worker", count, &BatchOptions::per_worker,
+           "samples of one step and worker: the global batch, and all that is scaled with it, follows the "
+           "number of workers, of a resumed run too")
+      .one_of(sizes);
+  batch.key("start", count, &BatchOptions::start,
+            "the global batch at first: it grows from there, in steps of this size, to `global`; the rate is "
+            "that of `global` all along");
+  batch.key(
+      "ramp",
+      optional_length({.type = "a length > 0, not a time", .zero = false, .share = false, .time = false}),
+      &BatchOptions::ramp, "how long it grows, in samples or epochs; with `start`");
   batch.key("microbatch", integer<int64_t>(0), &BatchOptions::microbatch,
             "most samples in one forward pass; 0: a worker's whole share");
   batch.key(
@@ -212,13 +238,12 @@ void add_optimizer(Table& table) {
                 "the rate of each layer is this share of that of the layer behind it");
   optimizer.key("max_grad_norm", number(at_least(0)), &OptimizerOptions::max_grad_norm,
                 "gradients are scaled down to this norm; 0: never");
-}
-
-// One that may be left out, and is then not written.
-Kind<Length> optional_length() {
-  Kind<Length> kind = length(kInterval);
-  kind.print = [print = kind.print](const Length& value) { return value.is_zero() ? "" : print(value); };
-  return kind;
+  optimizer.key("max_grad_value", number(at_least(0)), &OptimizerOptions::max_grad_value,
+                "each element of a gradient is cut off at plus and minus this; 0: never");
+  optimizer.key("ema_half_life",
+                optional_length({.type = "a length > 0, not a time", .zero = false, .time = false}),
+                &OptimizerOptions::ema_half_life,
+                "an average of the weights is kept, in which they count half after so long");
 }
 
 // A length, or a rule that says one.
@@ -231,6 +256,10 @@ Kind<std::pair<WarmupRule, Length>> warmup_length() {
             const auto* word = item.node.as_string();
             if (word != nullptr && (word->get() == "untuned" || word->get() == "radam"))
               return Warmup(*rules.read(item), {});
+            if (word != nullptr && !word->get().empty() &&
+                std::isalpha(static_cast<unsigned char>(word->get()[0])))
+              return item.wrong("a length, \"untuned\" or \"radam\"",
+                                did_you_mean(word->get(), {"untuned", "radam"}));
             const auto given = lengths.read(item);
             return given ? std::optional(Warmup(WarmupRule::kLength, *given)) : std::nullopt;
           },
@@ -238,6 +267,36 @@ Kind<std::pair<WarmupRule, Length>> warmup_length() {
             return warmup.first == WarmupRule::kLength ? lengths.print(warmup.second)
                                                        : rules.print(warmup.first);
           }};
+}
+
+// A warm-up that a measure ends.
+template <typename Schedule>
+void add_warmup_end(Schedule& schedule) {
+  const auto measures = choice<WarmupUntil>({{"length", WarmupUntil::kLength},
+                                             {"training-loss", WarmupUntil::kTrainingLoss},
+                                             {"validation-loss", WarmupUntil::kValidationLoss},
+                                             {"validation-accuracy", WarmupUntil::kValidationAccuracy},
+                                             {"noise-scale", WarmupUntil::kNoiseScale}});
+  const char* const until = "schedule.warmup_until";
+  schedule.key(
+      "warmup_until", measures, &ScheduleOptions::warmup_until,
+      "what ends the warm-up before its length does: a measure that gets to `warmup_bound`, or no better for "
+      "`warmup_patience` looks. The decay starts at the rate that was reached, after a `constant` warm-up at "
+      "the peak. The training loss is the running mean of about 50 steps; of the noise scale, no better "
+      "means "
+      "within a fifth of where it was");
+  const std::vector<std::string> measured{"training-loss", "validation-loss", "validation-accuracy",
+                                          "noise-scale"};
+  schedule
+      .key("warmup_bound", maybe(number()), &ScheduleOptions::warmup_bound,
+           "of a loss: at most this; of accuracy and noise scale: at least")
+      .only_with(until, measured);
+  schedule
+      .key("warmup_patience", integer<int64_t>(0), &ScheduleOptions::warmup_patience,
+           "steps, or for validation data evaluations; 0: however many")
+      .only_with(until, measured);
+  schedule.key("warmup_min", optional_length(), &ScheduleOptions::warmup_min, "it does not end before")
+      .only_with(until, measured);
 }
 
 void add_warmup(Table& table) {
@@ -271,6 +330,10 @@ void add_warmup(Table& table) {
       .key("long_warmup", boolean(), &ScheduleOptions::long_warmup,
            "true: it may take more than half of the run, which `rekindle plan` refuses otherwise")
       .may_change_on_resume();
+  add_warmup_end(schedule);
+  schedule.key("warmup_momentum", maybe(number(kBetween0And1)), &ScheduleOptions::warmup_momentum,
+               "where momentum, or Adam's beta1, starts; it is that of `[optimizer]` when the warm-up ends. "
+               "`one-cycle` goes back to it");
 }
 
 void add_decay(Table& table) {
@@ -283,7 +346,8 @@ void add_decay(Table& table) {
                                      {"exponential", Decay::kExponential},
                                      {"inverse-sqrt", Decay::kInverseSqrt},
                                      {"wsd", Decay::kWsd},
-                                     {"one-cycle", Decay::kOneCycle}});
+                                     {"one-cycle", Decay::kOneCycle},
+                                     {"plateau", Decay::kPlateau}});
   const auto cooldowns = choice<CooldownShape>({{"linear", CooldownShape::kLinear},
                                                 {"cosine", CooldownShape::kCosine},
                                                 {"1-sqrt", CooldownShape::k1Sqrt}});
@@ -296,7 +360,9 @@ void add_decay(Table& table) {
       "decay", decays, &ScheduleOptions::decay,
       "how the rate falls, from the end of the warm-up to the end of the run; `one-cycle` is a cosine up "
       "and a cosine down, and sets `warmup = \"0.3dur\"`, `warmup_shape = \"cosine\"`, "
-      "`warmup_start_factor = 0.04` and `min_lr_factor = 4e-6` where they are not given");
+      "`warmup_start_factor = 0.04` and `min_lr_factor = 4e-6` where they are not given; `plateau` falls "
+      "when "
+      "the validation data say so");
   schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
                "share of the peak where the decay ends, or under which it does not go");
   schedule.key("decay_power", number(above(0)), &ScheduleOptions::decay_power, "exponent of the fall")
@@ -304,7 +370,7 @@ void add_decay(Table& table) {
   schedule
       .key("decay_factor", number(above(0)), &ScheduleOptions::decay_factor,
            "what the rate is multiplied by, at once or smoothly")
-      .only_with(decay, {"step", "exponential"});
+      .only_with(decay, {"step", "exponential", "plateau"});
   schedule
       .key("decay_every", optional_length(), &ScheduleOptions::decay_every,
            "how often, from the end of the warm-up")
@@ -328,6 +394,31 @@ void add_decay(Table& table) {
       .only_with(decay, {"wsd"});
   schedule.key("cooldown_shape", cooldowns, &ScheduleOptions::cooldown_shape, "how the rate falls there")
       .only_with(decay, {"wsd"});
+  schedule
+      .key("stable_factor", number({.low = 0, .high = 1, .low_taken = false}),
+           &ScheduleOptions::stable_factor, "share of the peak where the rate stays before the cooldown")
+      .only_with(decay, {"wsd"});
+  schedule
+      .key("settle", optional_length(), &ScheduleOptions::settle,
+           "length of the fall, a cosine, from the peak to there")
+      .only_with(decay, {"wsd"});
+  schedule
+      .key("decay_metric",
+           choice<DecayMetric>({{"loss", DecayMetric::kLoss}, {"accuracy", DecayMetric::kAccuracy}}),
+           &ScheduleOptions::decay_metric, "of the validation data")
+      .only_with(decay, {"plateau"});
+  schedule
+      .key("decay_patience", integer<int64_t>(0), &ScheduleOptions::decay_patience,
+           "evaluations without a gain that are borne")
+      .only_with(decay, {"plateau"});
+  schedule
+      .key("decay_threshold", number(from_to_below(0, 1)), &ScheduleOptions::decay_threshold,
+           "a gain is more than this share of the best")
+      .only_with(decay, {"plateau"});
+  schedule
+      .key("decay_cooldown", integer<int64_t>(0), &ScheduleOptions::decay_cooldown,
+           "evaluations after a fall that do not count")
+      .only_with(decay, {"plateau"});
 }
 
 void add_schedule(Table& table) {
@@ -384,6 +475,11 @@ void add_warm_start(Table& table) {
       &WarmStartOptions::read,
       "who reads the parent: rank 0, which sends it, or every node, where all have it on a fast disk");
 
+  start
+      .key("rewarm_factor", number({.low = 0, .high = 1, .low_taken = false}),
+           &WarmStartOptions::rewarm_factor, "the peak, as a share of that of a run from the beginning")
+      .only_with("warm_start.load.schedule", {"re-warm"});
+
   auto load = table.section("warm_start.load", &Job::warm_start);
   const auto carry = choice<Carry>({{"load", Carry::kLoad}, {"reset", Carry::kReset}});
   load.key("weights", carry, &WarmStartOptions::weights, "the model's weights");
@@ -391,9 +487,14 @@ void add_warm_start(Table& table) {
       .default_is("as `weights`");
   load.key("optimizer", choice<Carry>({{"reset", Carry::kReset}, {"load", Carry::kLoad}}, {"rescale"}),
            &WarmStartOptions::optimizer, "moments of the optimizer, and its count of steps");
-  load.later<std::string>("ema", choice({"reset"}, {"load"}), "reset", "averaged weights");
-  load.later<std::string>("schedule", choice({"reset"}, {"continue", "re-warm"}), "reset",
-                          "place in the schedule");
+  load.key("ema", choice<Carry>({{"reset", Carry::kReset}, {"load", Carry::kLoad}}), &WarmStartOptions::ema,
+           "`reset`: trained and averaged weights both start as the parent's model; `load`: each as it was");
+  const auto begin = choice<CarrySchedule>({{"reset", CarrySchedule::kReset},
+                                            {"continue", CarrySchedule::kContinue},
+                                            {"re-warm", CarrySchedule::kRewarm}});
+  load.key("schedule", begin, &WarmStartOptions::schedule,
+           "`reset`: from its beginning; `continue`: from where the parent's stood; `re-warm`: from its "
+           "beginning, but the warm-up starts at the parent's last rate");
 }
 
 void add_evaluation(Table& table) {
@@ -404,6 +505,10 @@ void add_evaluation(Table& table) {
       .key("every", length(kInterval), &EvaluationOptions::every, "how often validation data are scored")
       .may_change_on_resume();
   evaluation.key("batch", integer<int64_t>(1), &EvaluationOptions::batch, "samples in one forward pass");
+  evaluation
+      .key("weights", choice<bool>({{"trained", false}, {"averaged", true}}), &EvaluationOptions::averaged,
+           "which are scored, saved as the model, judged and promoted")
+      .default_is("`\"averaged\"` with `optimizer.ema_half_life`, else `\"trained\"`");
   split.key("validation", share, &SplitOptions::validation,
             "share of the samples held out to watch the training");
   split.key("test", share, &SplitOptions::test, "share of the samples held out for the verdict");
@@ -468,7 +573,8 @@ void add_run(Table& table) {
   const auto modes = choice<Reproducible>({{"fast", Reproducible::kFast},
                                            {"same-world", Reproducible::kSameWorld},
                                            {"any-world", Reproducible::kAnyWorld}});
-  const auto on_nan = choice<OnNan>({{"stop", OnNan::kStop}, {"skip", OnNan::kSkip}}, {"rollback"});
+  const auto on_nan =
+      choice<OnNan>({{"stop", OnNan::kStop}, {"skip", OnNan::kSkip}, {"rollback", OnNan::kRollback}});
 
   run.key("line", path(), &RunOptions::line, "a folder of runs of one model, each in a directory of its own")
       .one_of(places)
@@ -489,15 +595,36 @@ void add_run(Table& table) {
   run.later<int>("max_restarts", integer<int>(0), 0, "restarts after a failure");
   run.key("deadline", wait_time(), &RunOptions::deadline, "of every wait for another worker")
       .may_change_on_resume();
-  run.later<std::string>("precision", choice({"float32"}, {"bfloat16", "float16"}), "float32",
-                         "of the forward and backward pass");
-  run.key("on_nan", on_nan, &RunOptions::on_nan, "what follows a gradient that is not finite");
+  run.key(
+      "precision",
+      choice<Precision>({{"float32", Precision::kFloat32},
+                         {"bfloat16", Precision::kBFloat16},
+                         {"float16", Precision::kFloat16}}),
+      &RunOptions::precision,
+      "of the forward and backward pass, where PyTorch's autocast takes it to do no harm; weights and sums "
+      "stay `float32`. `float16` scales the loss, by what the run finds out");
+  run.key("tf32", boolean(), &RunOptions::tf32, "products of `float32` on GPUs keep 10 bits of the fraction");
+  run.key("on_nan", on_nan, &RunOptions::on_nan,
+          "what follows a loss or gradient that is not finite: `skip` leaves the step out, `rollback` goes "
+          "back to the last checkpoint and on with a lower rate");
+  run.key("rollback_lr_factor", number(kBetween0And1), &RunOptions::rollback_lr_factor,
+          "what the rate is multiplied by")
+      .only_with("run.on_nan", {"rollback"});
+  run.key("max_rollbacks", integer<int>(1), &RunOptions::max_rollbacks, "of one run")
+      .only_with("run.on_nan", {"rollback"});
   run.key("log_every", length(kInterval), &RunOptions::log_every,
           "how often a step is written to `metrics.jsonl`")
       .may_change_on_resume();
   run.key("check_every", length(), &RunOptions::check_every,
           "how often, and before each checkpoint, all workers compare digests of the model they hold; "
           "`\"0ba\"`: never")
+      .may_change_on_resume();
+  run.key("diagnostics",
+          flags<DiagnosticsOptions>({{"noise-scale", &DiagnosticsOptions::noise_scale},
+                                     {"update-ratio", &DiagnosticsOptions::update_ratio}}),
+          &RunOptions::diagnostics,
+          "what is logged beside each step: `noise-scale`, what global batch would be worth it; "
+          "`update-ratio`, the update of each group as a share of its weights")
       .may_change_on_resume();
 }
 
@@ -546,6 +673,8 @@ std::vector<Key<GroupOptions>> make_group_keys() {
            "of those that `no_decay` does not leave alone")
       .default_is("that of `[optimizer]`");
   group.key("freeze", boolean(), &GroupOptions::freeze, "they are not trained at all");
+  group.key("unfreeze_at", optional_length(), &GroupOptions::unfreeze_at,
+            "they are not trained before that, counted from the beginning of the run");
   return rows;
 }
 

@@ -82,10 +82,27 @@ void optimizer(const Case& it) {
   if (options.nesterov && options.momentum == 0 && momentum_known && options.name == "sgd") {
     it.add("optimizer.nesterov", "is true without momentum, expected optimizer.momentum > 0");
   }
+  if (options.max_grad_norm > 0 && options.max_grad_value > 0)
+    it.add("optimizer.max_grad_value", "contradicts optimizer.max_grad_norm, expected only one of them");
+  EvaluationOptions& evaluation = it.job.evaluation;
+  const bool keeps_average = !options.ema_half_life.is_zero();
+  if (!it.has("evaluation.weights")) evaluation.averaged = keeps_average;
+  if (evaluation.averaged && !keeps_average && !it.given.slipped("optimizer.ema_half_life"))
+    it.add("evaluation.weights", "is \"averaged\", expected optimizer.ema_half_life with it");
   // PyTorch's defaults differ, and the papers'.
   if (!it.has("optimizer.weight_decay") && options.name == "adamw") options.weight_decay = 0.01;
   if (!it.has("optimizer.momentum") && options.name == "lars") options.momentum = 0.9;
   if (!it.has("optimizer.eps") && options.name == "lamb") options.eps = 1e-6;
+}
+
+// A child whose warm-up starts at its parent's last rate.
+bool warms_up_again(const Case& it) {
+  return it.job.warm_start.schedule == CarrySchedule::kRewarm;
+}
+
+void needs_validation(const Case& it, const std::string& key) {
+  if (it.job.split.validation > 0 || it.given.slipped("evaluation.validation")) return;
+  it.add(key, "looks at validation data, expected evaluation.validation > 0 with it");
 }
 
 // Keys of the schedule that set each other's defaults or exclude each other.
@@ -96,7 +113,7 @@ void schedule_keys(const Case& it) {
   if (options.decay == Decay::kOneCycle) {
     if (!it.has("schedule.warmup")) options.warmup = {0.3, Unit::kShare};
     if (!it.has("schedule.warmup_shape")) options.warmup_shape = WarmupShape::kCosine;
-    if (!it.has("schedule.warmup_start_factor") && !options.warmup_start_lr)
+    if (!it.has("schedule.warmup_start_factor") && !options.warmup_start_lr && !warms_up_again(it))
       options.warmup_start_factor = 0.04;
     if (!it.has("schedule.min_lr_factor")) options.min_lr_factor = 4e-6;
   }
@@ -111,12 +128,52 @@ void schedule_keys(const Case& it) {
     it.add("schedule.decay", "is \"exponential\", expected schedule.decay_every with it");
   if (options.decay == Decay::kWsd && !it.has("schedule.cooldown"))
     it.add("schedule.decay", "is \"wsd\", expected schedule.cooldown with it");
+  if (options.decay == Decay::kWsd && options.stable_factor < 1 && options.settle.is_zero())
+    it.add("schedule.stable_factor", "is below 1, expected schedule.settle with it");
+  if (options.decay == Decay::kWsd && options.stable_factor < options.min_lr_factor)
+    it.add("schedule.stable_factor", "is below schedule.min_lr_factor, expected at least as much");
+  if (options.decay == Decay::kPlateau) {
+    needs_validation(it, "schedule.decay");
+    if (options.decay_factor >= 1)
+      it.add("schedule.decay_factor", "is not below 1, which a plateau does not fall with, expected less");
+  }
+}
+
+// Keys of a warm-up that a measure ends.
+void warmup_end(const Case& it) {
+  const ScheduleOptions& options = it.job.schedule;
+  if (options.warmup_until == WarmupUntil::kLength || !it.given.well("schedule.warmup_until")) return;
+  const bool validation = options.warmup_until == WarmupUntil::kValidationLoss ||
+                          options.warmup_until == WarmupUntil::kValidationAccuracy;
+  if (validation) needs_validation(it, "schedule.warmup_until");
+  if (!options.warmup_bound && options.warmup_patience == 0)
+    it.add("schedule.warmup_until",
+           "says what ends the warm-up, expected schedule.warmup_bound or schedule.warmup_patience with it");
+  if (options.warmup.is_zero())
+    it.add("schedule.warmup_until",
+           "says what ends the warm-up, expected a length as schedule.warmup with it, which it does not go "
+           "beyond");
+  if (options.warmup_min.unit == options.warmup.unit && options.warmup_min.value > options.warmup.value)
+    it.add("schedule.warmup_min", "is longer than schedule.warmup, expected at most as long");
+}
+
+// What momentum moves to.
+void warmup_momentum(const Case& it) {
+  const ScheduleOptions& options = it.job.schedule;
+  const OptimizerOptions& optimizer = it.job.optimizer;
+  if (!options.warmup_momentum || !it.given.well("optimizer.name")) return;
+  if (!has_betas(optimizer.name) && optimizer.momentum == 0)
+    it.add("schedule.warmup_momentum", "moves momentum, expected optimizer.momentum > 0 or betas with it");
+  if (options.warmup.is_zero())
+    it.add("schedule.warmup_momentum",
+           "moves momentum in the warm-up, expected a length as schedule.warmup with it");
 }
 
 void warmup_keys(const Case& it) {
   const ScheduleOptions& options = it.job.schedule;
   const bool by_rule = options.warmup_rule != WarmupRule::kLength;
-  const bool start = options.warmup_start_factor > 0 || options.warmup_start_lr.value_or(0) > 0;
+  const bool start =
+      options.warmup_start_factor > 0 || options.warmup_start_lr.value_or(0) > 0 || warms_up_again(it);
   const bool lasts = !options.warmup.is_zero() && it.given.well("schedule.warmup");
   if (lasts && options.warmup_shape == WarmupShape::kConstant && !start)
     it.add("schedule.warmup_shape", "is \"constant\", expected a schedule.warmup_start_factor > 0 with it");
@@ -150,15 +207,59 @@ void schedule(const Case& it) {
     it.add("schedule.lr_scaling", "is \"adam-sqrt\", expected it only with an optimizer that has betas");
   schedule_keys(it);
   warmup_keys(it);
+  warmup_end(it);
+  warmup_momentum(it);
   // What else a warm-up must fit depends on the data: the schedule looks at it again.
   const Length &warmup = options.warmup, &duration = it.job.run.duration;
   if (warmup.is_zero() || !it.has("run.duration") || !it.given.well("run.duration")) return;
+  if (it.job.warm_start.schedule == CarrySchedule::kContinue) return;  // it may be over
   if (warmup.is_time() != duration.is_time() && warmup.unit != Unit::kShare) {
     it.add("schedule.warmup",
            "is " + quote(to_string(warmup)) + " in a run of " + quote(to_string(duration)) +
                ", expected both as times, both as samples, or a share such as \"0.06dur\"");
   } else if (warmup.unit == duration.unit && warmup.value > duration.value) {
     it.add("schedule.warmup", "is longer than run.duration, expected at most " + quote(to_string(duration)));
+  }
+}
+
+// A batch that grows.
+void batch(const Case& it) {
+  const BatchOptions& options = it.job.batch;
+  const bool start = it.has("batch.start"), ramp = it.has("batch.ramp");
+  if (start != ramp)
+    it.add(start ? "batch.start" : "batch.ramp",
+           start ? "is where the batch starts to grow, expected batch.ramp with it"
+                 : "is how long the batch grows, expected batch.start with it");
+  if (start && it.has("batch.per_worker"))
+    it.add("batch.start", "contradicts batch.per_worker, expected batch.global with it");
+  if (start && options.start > options.global && it.given.well("batch.global") && it.has("batch.global"))
+    it.add("batch.start", "is more than batch.global, expected at most as much");
+  if (ramp && options.ramp.unit != Unit::kSamples && options.ramp.unit != Unit::kEpochs &&
+      it.given.well("batch.ramp"))
+    it.add("batch.ramp", "is " + quote(to_string(options.ramp)) + ", expected samples or epochs");
+}
+
+// With batch.per_worker a step has another size on another number of workers, and a resumed run may have one.
+void steps_that_change(const Case& it) {
+  if (it.job.batch.per_worker == 0) return;
+  const ScheduleOptions& schedule = it.job.schedule;
+  std::vector<std::pair<std::string, Length>> lengths{
+      {"run.duration", it.job.run.duration},
+      {"schedule.warmup", schedule.warmup},
+      {"schedule.warmup_min", schedule.warmup_min},
+      {"schedule.decay_every", schedule.decay_every},
+      {"schedule.timescale", schedule.timescale},
+      {"schedule.settle", schedule.settle},
+      {"schedule.cooldown", schedule.cooldown},
+      {"optimizer.ema_half_life", it.job.optimizer.ema_half_life}};
+  for (const Length& length : schedule.decay_at) lengths.emplace_back("schedule.decay_at", length);
+  for (const GroupOptions& group : it.job.optimizer.groups)
+    lengths.emplace_back("optimizer.groups", group.unfreeze_at);
+  for (const auto& [name, length] : lengths) {
+    if (length.unit != Unit::kBatches || length.is_zero() || !it.given.well(name)) continue;
+    it.add(name, "has " + quote(to_string(length)) +
+                     ", and with batch.per_worker the size of a step follows the number of workers, expected "
+                     "samples, epochs or a share");
   }
 }
 
@@ -172,9 +273,16 @@ void any_world(const Case& it) {
     it.add("run.workers", "is more than batch.virtual_workers = " + std::to_string(virtual_workers) +
                               ", expected at most as many");
   }
-  const std::pair<const char*, const Length&> lengths[] = {{"run.duration", it.job.run.duration},
-                                                           {"schedule.warmup", it.job.schedule.warmup},
-                                                           {"evaluation.every", it.job.evaluation.every}};
+  if (it.has("batch.per_worker")) {
+    it.add("batch.per_worker",
+           "makes another batch of another number of workers, expected batch.global with run.reproducible = "
+           "\"any-world\"");
+  }
+  const std::pair<const char*, const Length&> lengths[] = {
+      {"run.duration", it.job.run.duration},
+      {"schedule.warmup", it.job.schedule.warmup},
+      {"schedule.warmup_min", it.job.schedule.warmup_min},
+      {"evaluation.every", it.job.evaluation.every}};
   for (const auto& [name, length] : lengths) {
     if (!length.is_time() || !it.given.well(name)) continue;
     it.add(name,
@@ -189,6 +297,23 @@ void warm_start(const Case& it) {
     it.add("warm_start.from",
            "is \"promoted\" but run.directory is in no line, expected a path, or run.line");
   }
+  const bool goes_on = options.schedule != CarrySchedule::kReset;
+  if (goes_on && options.from.empty())
+    it.add("warm_start.load.schedule", "goes on with a parent's schedule, expected warm_start.from with it");
+  if (warms_up_again(it)) {
+    const char* const why =
+        "contradicts warm_start.load.schedule = \"re-warm\", which starts at the parent's rate";
+    if (it.job.schedule.warmup_start_factor > 0) it.add("schedule.warmup_start_factor", why);
+    if (it.job.schedule.warmup_start_lr) it.add("schedule.warmup_start_lr", why);
+    if (it.job.schedule.warmup.is_zero())
+      it.add("warm_start.load.schedule", "is \"re-warm\", expected schedule.warmup with it");
+  }
+  const auto frozen = [](const GroupOptions& group) { return group.freeze; };
+  if (options.ema == Carry::kLoad && std::ranges::any_of(it.job.optimizer.groups, frozen))
+    it.add("warm_start.load.ema",
+           "is \"load\", and of a parameter that a group freezes there is only one, expected \"reset\"");
+  if (options.ema == Carry::kLoad && it.job.optimizer.ema_half_life.is_zero())
+    it.add("warm_start.load.ema", "is \"load\", expected optimizer.ema_half_life with it");
   // What was measured on weights means nothing without them.
   if (options.weights == Carry::kLoad) return;
   if (!it.has("warm_start.load.batch_norm")) options.batch_norm = Carry::kReset;
@@ -196,17 +321,20 @@ void warm_start(const Case& it) {
     it.add("warm_start.load.batch_norm",
            "is \"load\" without the weights that the statistics are of, expected \"reset\"");
   }
-  if (options.optimizer == Carry::kLoad) {
-    it.add("warm_start.load.optimizer",
-           "is \"load\" without the weights that the moments are of, expected \"reset\"");
+  for (const auto& [key, carry] : {std::pair("optimizer", options.optimizer), {"ema", options.ema}}) {
+    if (carry == Carry::kLoad)
+      it.add(std::string("warm_start.load.") + key,
+             "is \"load\" without the weights that it belongs to, expected \"reset\"");
   }
 }
 
 void checkpoint(const Case& it) {
-  if (it.job.checkpoint.gather && it.job.warm_start.optimizer == Carry::kLoad) {
-    it.add("checkpoint.gather",
-           "is true with warm_start.load.optimizer = \"load\", which every worker reads for itself, expected "
-           "only one of them");
+  for (const auto& [key, carry] :
+       {std::pair("optimizer", it.job.warm_start.optimizer), {"ema", it.job.warm_start.ema}}) {
+    if (it.job.checkpoint.gather && carry == Carry::kLoad)
+      it.add("checkpoint.gather", std::string("is true with warm_start.load.") + key +
+                                      " = \"load\", which every worker reads for itself, expected only one "
+                                      "of them");
   }
   const Length& length = it.job.checkpoint.keep_every;
   const bool share_of_time =
@@ -233,6 +361,8 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   data_kind(it);
   optimizer(it);
   schedule(it);
+  batch(it);
+  steps_that_change(it);
   any_world(it);
   warm_start(it);
   checkpoint(it);

@@ -90,9 +90,8 @@ void add_bench_all_reduce(CLI::App& bench, BenchCommand& asked) {
       ->type_name("S");
 }
 
-void add_bench_step(CLI::App& bench, BenchCommand& asked) {
-  CLI::App* command = bench.add_subcommand(
-      "step", "Train some steps of a job from fresh weights; nothing is written, also where the job says so");
+void add_bench_of_job(CLI::App& bench, BenchCommand& asked, const char* name, const char* meaning) {
+  CLI::App* command = bench.add_subcommand(name, meaning);
   command->add_option("JOB", asked.job, "The job file")->required()->type_name("");
   command->add_option("key=value", asked.overrides, "Laid over the job file")
       ->check(must_be_override)
@@ -110,7 +109,11 @@ std::vector<CLI::App*> add_bench(CLI::App& program, BenchCommand& asked) {
   CLI::App* bench = program.add_subcommand("bench", "Measure this machine and a job on it");
   bench->require_subcommand(1);
   add_bench_all_reduce(*bench, asked);
-  add_bench_step(*bench, asked);
+  add_bench_of_job(
+      *bench, asked, "step",
+      "Train some steps of a job from fresh weights; nothing is written, also where the job says so");
+  add_bench_of_job(*bench, asked, "optimizer",
+                   "The optimizer's part of such a step, from the summed gradient on");
   const std::vector<CLI::App*> commands = bench->get_subcommands({});
   for (CLI::App* command : commands) {
     command
@@ -190,7 +193,8 @@ void must_begin_with_command(int argc, const char* const* argv) {
   const auto word = [&](int i) { return std::string(argc > i ? argv[i] : ""); };
   must_be_one_of(word(1), {"run", "plan", "inspect", "verify", "lineage", "diff", "bench"}, "command",
                  "rekindle --help");
-  if (word(1) == "bench") must_be_one_of(word(2), {"allreduce", "step"}, "bench", "rekindle bench --help");
+  if (word(1) == "bench")
+    must_be_one_of(word(2), {"allreduce", "step", "optimizer"}, "bench", "rekindle bench --help");
 }
 
 // The first word that was meant as an option and is none.

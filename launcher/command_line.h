@@ -18,16 +18,16 @@ struct RunCommand {
   std::vector<std::string> overrides;  // key=value
 };
 
-// `rekindle bench allreduce ...` or `rekindle bench step JOB ...`, as it was typed.
+// `rekindle bench allreduce ...` or `rekindle bench step|optimizer JOB ...`, as it was typed.
 struct BenchCommand {
-  std::string what;                                  // "allreduce", "step"
-  std::filesystem::path job;                         // of step
+  std::string what;                                  // "allreduce", "step", "optimizer"
+  std::filesystem::path job;                         // not of allreduce
   std::optional<int> workers;                        // -n; not given: the job says
   std::filesystem::path worker;                      // --worker
   std::optional<std::string> bytes, dtype, seconds;  // of allreduce; not given: the worker's defaults
-  std::optional<std::string> steps;                  // of step
+  std::optional<std::string> steps;                  // not of allreduce
   bool json = false;
-  std::vector<std::string> overrides;  // of step
+  std::vector<std::string> overrides;  // not of allreduce
 };
 
 // `rekindle plan JOB ...`, as it was typed.

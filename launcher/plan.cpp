@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -61,9 +62,36 @@ void print_warm_start(const ordered_json& load) {
   std::fputs(table(rows).c_str(), stdout);
 }
 
+std::string time_text(double seconds) {
+  if (seconds < 100) return short_number(seconds) + " s";
+  const auto minutes = static_cast<int64_t>(std::llround(seconds / 60));
+  return minutes < 60 ? std::to_string(minutes) + " min"
+                      : std::to_string(minutes / 60) + " h " + std::to_string(minutes % 60) + " min";
+}
+
+// What is trained otherwise than the rest.
+void print_treatment(const ordered_json& optimizer) {
+  std::vector<std::vector<std::string>> rows;
+  for (const ordered_json& group : optimizer["groups"]) {
+    std::string how = grouped(group["parameters"]) + " parameters";
+    if (group["freeze"]) {
+      how += ", frozen";
+    } else {
+      how += ", rate x " + short_number(group["lr_factor"]) + ", weight decay " +
+             short_number(group["weight_decay"]);
+    }
+    if (group.contains("unfreeze_at")) how += ", frozen up to " + group["unfreeze_at"].get<std::string>();
+    rows.push_back({"group " + some_of(group["match"]), how});
+  }
+  if (optimizer["weight_decay"] > 0.0) rows.push_back({"no weight decay", some_of(optimizer["no_decay"])});
+  if (!rows.empty()) std::printf("\n%s", table(rows).c_str());
+}
+
 std::string cell(const ordered_json& row, const char* key) {
   if (!row.contains(key)) return "";
   const ordered_json& value = row[key];
+  if (value.is_number_float() && value.get<double>() == std::floor(value.get<double>()) && value < 1e15)
+    return grouped(static_cast<int64_t>(value.get<double>()));
   return value.is_number_float() ? short_number(value) : grouped(value.get<int64_t>());
 }
 
@@ -75,19 +103,26 @@ void print_worlds(const ordered_json& worlds) {
     keys.insert(keys.end(), {"seconds", "warmup_seconds"});
     heading.insert(heading.end(), {"seconds", "warm-up, s"});
   } else {
-    keys.insert(keys.end(), {"steps", "samples", "epochs", "warmup_steps"});
-    heading.insert(heading.end(), {"steps", "samples", "epochs", "warm-up, steps"});
+    keys.insert(keys.end(),
+                {"steps", "samples", "epochs", "warmup_steps", "warmup_samples", "warmup_epochs"});
+    heading.insert(heading.end(),
+                   {"steps", "samples", "epochs", "warm-up steps", "warm-up samples", "warm-up epochs"});
   }
   keys.push_back("peak_lr");
   heading.emplace_back("peak rate");
   const bool idle =
       std::ranges::any_of(worlds, [](const ordered_json& row) { return row["idle_share"] > 0.0; });
   if (idle) heading.emplace_back("idle");
+  const bool timed =
+      std::ranges::any_of(worlds, [](const ordered_json& row) { return row.contains("expected_seconds"); });
+  if (timed) heading.emplace_back("expected");
   std::vector<std::vector<std::string>> rows{heading};
   for (const ordered_json& world : worlds) {
     rows.emplace_back();
     for (const char* key : keys) rows.back().push_back(cell(world, key));
     if (idle) rows.back().push_back(percent(world["idle_share"]));
+    if (timed)
+      rows.back().push_back(world.contains("expected_seconds") ? time_text(world["expected_seconds"]) : "");
   }
   std::printf("\n%s", table(rows).c_str());
 }
@@ -104,6 +139,7 @@ void print(const ordered_json& answer) {
       grouped(data["train"]).c_str(), grouped(data["validation"]).c_str(), grouped(data["test"]).c_str(),
       grouped(data["classes"]).c_str());
   if (!answer["warm_start"].is_null()) print_warm_start(answer["warm_start"]);
+  print_treatment(answer["optimizer"]);
   print_worlds(answer["worlds"]);
 }
 
@@ -111,8 +147,7 @@ void print(const ordered_json& answer) {
 ordered_json list_of(const ordered_json& answer) {
   ordered_json list = ordered_json::array();
   for (ordered_json world : answer["worlds"]) {
-    for (const char* key : {"model", "data", "warm_start"}) world[key] = answer[key];
-    if (answer.contains("schedule")) world["schedule"] = answer["schedule"];
+    for (const char* key : {"model", "data", "warm_start", "optimizer"}) world[key] = answer[key];
     list.push_back(std::move(world));
   }
   return list;

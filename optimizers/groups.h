@@ -21,6 +21,9 @@ struct Treatment {
 // The state that a rule keeps for each parameter, by PyTorch's names.
 std::vector<std::string> moment_names_of(const OptimizerOptions& options);
 
+// What is kept beside a rule's own moments where weights are averaged: those that the parameters do not hold.
+inline constexpr char kOtherWeights[] = "other_weights";
+
 // By the place in the layout.
 std::vector<Treatment> treatments(const OptimizerOptions& options, const FlatLayout& layout);
 

@@ -54,6 +54,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
       layout_(layout),
       device_(parameters.device()),
       moment_names_(moment_names_of(options)) {
+  if (!options.ema_half_life.is_zero()) moment_names_.emplace_back(kOtherWeights);
   const auto runs = stretches(options, layout);
   for (const auto& [run, treatment] : runs) {
     if (std::ranges::count(treatments_, treatment) == 0) treatments_.push_back(treatment);
@@ -70,6 +71,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
       segment.gradient = gradient.narrow(0, range.begin, range.size());
       for (size_t m = 0; m < moment_names_.size(); ++m)
         segment.moments.push_back(at::zeros({range.size()}, parameters.options()));
+      if (!options.ema_half_life.is_zero()) segment.average = segment.moments.back();
       if (with_scratch) segment.scratch = at::zeros({range.size()}, parameters.options());
       segments_.push_back(std::move(segment));
     }
@@ -77,16 +79,19 @@ Optimizer::Optimizer(const OptimizerOptions& options, const FlatLayout& layout, 
   }
 }
 
-void Optimizer::add_to(Lists& lists, const Segment& segment, Range part) {
+void Optimizer::add_to(Lists& lists, const Segment& segment, Range part, int64_t missed) const {
+  if (part.empty()) return;
   const auto cut = [&](const at::Tensor& whole) {
     return whole.narrow(0, part.begin - segment.range.begin, part.size());
   };
   lists.ranges.push_back(part);
+  lists.counts.push_back(steps_ - missed);
   lists.parameters.push_back(cut(segment.parameter));
   lists.gradients.push_back(cut(segment.gradient));
   if (segment.scratch.defined()) lists.scratch.push_back(cut(segment.scratch));
-  lists.moments.resize(segment.moments.size());
-  for (size_t m = 0; m < segment.moments.size(); ++m) lists.moments[m].push_back(cut(segment.moments[m]));
+  const size_t of_rule = segment.moments.size() - segment.average.defined();
+  lists.moments.resize(of_rule);
+  for (size_t m = 0; m < of_rule; ++m) lists.moments[m].push_back(cut(segment.moments[m]));
 }
 
 Optimizer::Slice Optimizer::lists_of(size_t slice) const {
@@ -94,12 +99,14 @@ Optimizer::Slice Optimizer::lists_of(size_t slice) const {
   for (const Segment& segment : segments_) {
     if (segment.slice != slice) continue;
     Range rest = segment.range;
-    for (const Range& hole : untouched_) {
-      const Range part = Range{rest.begin, hole.begin}.intersect(rest);
-      if (!part.empty()) add_to(lists[segment.treatment], segment, part);
-      rest.begin = std::max(rest.begin, hole.end);
+    Lists& list = lists[segment.treatment];
+    for (const auto& [begin, late] : late_) {
+      if (late.end <= rest.begin || begin >= segment.range.end) continue;
+      add_to(list, segment, Range{rest.begin, begin}.intersect(rest), 0);
+      if (!late.now) add_to(list, segment, Range{begin, late.end}.intersect(rest), late.missed);
+      rest.begin = std::max(rest.begin, late.end);
     }
-    if (!rest.empty()) add_to(lists[segment.treatment], segment, rest);
+    add_to(list, segment, rest, 0);
   }
   return lists;
 }
@@ -108,26 +115,55 @@ at::Tensor Optimizer::scalar(double value) const {
   return at::full({}, value, at::TensorOptions(device_).dtype(at::kFloat));
 }
 
-void Optimizer::start_step(double lr, double gradient_divisor, std::vector<Range> untouched) {
+void Optimizer::start_step(Settings settings) {
   ++steps_;
-  lr_ = lr;
-  divisor_value_ = gradient_divisor;
+  settings_ = std::move(settings);
   divisor_.reset();
-  if (gradient_divisor != 1) divisor_ = scalar(gradient_divisor);
-  untouched_ = std::move(untouched);
-  prepare_step();
+  if (settings_.gradient_divisor != 1) divisor_ = scalar(settings_.gradient_divisor);
+  for (auto& [begin, late] : late_) late.now = false;
+  for (const Range& range : settings_.untouched) {
+    Late& late = late_[range.begin];
+    late = {range.end, late.missed + 1, true};
+  }
+  if (late_.empty()) {
+    for (Slice& slice : slices_)
+      for (Lists& lists : slice) std::ranges::fill(lists.counts, steps_);
+  }
+}
+
+std::map<std::string, int64_t> Optimizer::missed_steps() const {
+  std::map<std::string, int64_t> missed;
+  for (const FlatLayout::Entry& entry : layout_.entries())
+    if (const auto late = late_.find(entry.range.begin); late != late_.end())
+      missed[entry.name] = late->second.missed;
+  return missed;
+}
+
+void Optimizer::set_steps(int64_t steps, const std::map<std::string, int64_t>& missed) {
+  steps_ = steps;
+  late_.clear();
+  const auto& entries = layout_.entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto found = missed.find(entries[i].name);
+    if (found == missed.end() || found->second == 0) continue;
+    const int64_t end = i + 1 < entries.size() ? entries[i + 1].range.begin : layout_.size();
+    late_[entries[i].range.begin] = {end, found->second, false};
+  }
 }
 
 template <typename Do>
 void Optimizer::for_each(size_t slice, const Do& something) {
+  const bool whole = late_.empty();
   Slice rest;
-  if (!untouched_.empty()) rest = lists_of(slice);
-  Slice& all = untouched_.empty() ? slices_[slice] : rest;
+  if (!whole) rest = lists_of(slice);
+  Slice& all = whole ? slices_[slice] : rest;
+  const double momentum =
+      settings_.momentum.value_or(has_betas(options_.name) ? options_.beta1 : options_.momentum);
   for (size_t t = 0; t < treatments_.size(); ++t) {
     const Treatment& treatment = treatments_[t];
     if (!all[t].parameters.empty())
-      something(all[t], Step{lr_ * treatment.lr_factor, treatment.weight_decay, treatment.adapts,
-                             divisor_value_, divisor_});
+      something(all[t], Step{settings_.lr * treatment.lr_factor, treatment.weight_decay, momentum,
+                             treatment.adapts, settings_.gradient_divisor, divisor_});
   }
 }
 
@@ -135,11 +171,48 @@ void Optimizer::measure() {
   if (!squares_.defined()) squares_ = at::zeros({2, layout_.blocks()}, at::kDouble);
   squares_.zero_();
   for (size_t slice = 0; slice < slices_.size(); ++slice)
-    for_each(slice, [this](Lists& lists, const Step& step) { measure(lists, step); });
+    for_each(slice, [this](Lists& lists, const Step& step) {
+      clip_values(lists);
+      measure(lists, step);
+    });
+}
+
+void Optimizer::clip_values(Lists& lists) const {
+  const double most = options_.max_grad_value * settings_.gradient_divisor;
+  if (most == 0) return;
+  for (at::Tensor& gradient : lists.gradients) gradient.clamp_(-most, most);
 }
 
 void Optimizer::update(size_t slice) {
-  for_each(slice, [this](Lists& lists, const Step& step) { apply(lists, step); });
+  for_each(slice, [this](Lists& lists, const Step& step) {
+    if (!looks_at_norms()) clip_values(lists);
+    apply(lists, step);
+  });
+  for (const Segment& segment : segments_) {
+    if (segment.slice != slice || !segment.average.defined()) continue;
+    for_each_piece({0, segment.range.size()}, segment.parameter.is_cpu(), [&](Range piece) {
+      const auto cut = [&](const at::Tensor& whole) { return whole.narrow(0, piece.begin, piece.size()); };
+      cut(segment.average).lerp_(cut(segment.parameter), settings_.average_share);
+    });
+  }
+}
+
+void Optimizer::start_average() {
+  for (const Segment& segment : segments_)
+    if (segment.average.defined()) segment.average.copy_(segment.parameter);
+}
+
+void Optimizer::swap_average() {
+  for (const Segment& segment : segments_) {
+    if (!segment.average.defined()) continue;
+    for_each_piece({0, segment.range.size()}, segment.parameter.is_cpu(), [&](Range piece) {
+      const at::Tensor average = segment.average.narrow(0, piece.begin, piece.size());
+      const at::Tensor weights = segment.parameter.narrow(0, piece.begin, piece.size());
+      const at::Tensor held = weights.clone();
+      weights.copy_(average);
+      average.copy_(held);
+    });
+  }
 }
 
 }  // namespace rekindle

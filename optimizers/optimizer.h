@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +23,15 @@ namespace rekindle {
 // communicate.
 class Optimizer {
  public:
+  // What a step is made with.
+  struct Settings {
+    double lr;
+    double gradient_divisor = 1;          // for clipping and loss scales
+    std::optional<double> momentum = {};  // or Adam's beta1; none: that of the options
+    double average_share = 0;             // of the new weights in their average
+    std::vector<Range> untouched = {};    // what the step leaves as it is, with its moments
+  };
+
   // A stretch of the flat line whose elements are all updated alike.
   struct Segment {
     Range range;
@@ -28,6 +39,7 @@ class Optimizer {
     size_t treatment;                 // in treatments()
     at::Tensor parameter, gradient;   // views, [range.size()]
     std::vector<at::Tensor> moments;  // [range.size()], float32, in the order of moment_names()
+    at::Tensor average;               // the last of them; undefined where there is none
     at::Tensor scratch;               // the same, of a step, for rules that need it
   };
 
@@ -40,10 +52,9 @@ class Optimizer {
   Optimizer& operator=(const Optimizer&) = delete;
 
   // One update: start_step(), then update() for every slice, in any order. The gradient is divided by
-  // `gradient_divisor` first (and written back so, where that is not 1): clipping rides on the update. What
-  // lies in `untouched` stays as it is, with its moments; it is empty, but for parameters that the step did
-  // not use.
-  void start_step(double lr, double gradient_divisor = 1, std::vector<Range> untouched = {});
+  // `gradient_divisor` first (and written back so, where that is not 1): clipping rides on the update.
+  // `untouched` is empty, but for parameters that the step did not use.
+  void start_step(Settings settings);
   void update(size_t slice);
 
   // Rules that look at whole parameters (LARS, LAMB) need sums over all ranks in between: measure(), which
@@ -53,10 +64,18 @@ class Optimizer {
   void measure();
   at::Tensor& squares() { return squares_; }  // [2, layout.blocks()], float64, on the CPU
 
-  int64_t steps() const { return steps_; }
-  void set_steps(int64_t steps) { steps_ = steps; }  // of a resumed run
+  // Of averaged weights, kept where options.ema_half_life is not zero: the average starts where the weights
+  // are. swap_average() has weights and average change places, in what this rank owns.
+  void start_average();
+  void swap_average();
 
-  // The state, by PyTorch's names ("momentum_buffer", "exp_avg", "exp_avg_sq").
+  int64_t steps() const { return steps_; }
+  // How many of them left a parameter untouched, by its name: as PyTorch, Adam and LAMB count those that it
+  // took part in.
+  std::map<std::string, int64_t> missed_steps() const;
+  void set_steps(int64_t steps, const std::map<std::string, int64_t>& missed = {});  // of a resumed run
+
+  // The state, by PyTorch's names ("momentum_buffer", "exp_avg", "exp_avg_sq"), and kOtherWeights.
   const std::vector<std::string>& moment_names() const { return moment_names_; }
   const std::vector<Segment>& segments() const { return segments_; }
 
@@ -65,12 +84,13 @@ class Optimizer {
   // belongs together.
   struct Lists {
     std::vector<Range> ranges;
+    std::vector<int64_t> counts;  // steps that each part has taken part in, with this one
     std::vector<at::Tensor> parameters, gradients, scratch;
     std::vector<std::vector<at::Tensor>> moments;  // [moment][part]
   };
   // Of a step: what a rule's formula speaks of.
   struct Step {
-    double lr, weight_decay;
+    double lr, weight_decay, momentum;
     bool adapts;
     double divisor_value;
     const std::optional<at::Tensor>& divisor;  // as a tensor; none: 1
@@ -81,10 +101,14 @@ class Optimizer {
 
   virtual void apply(Lists& lists, const Step& step) = 0;
   virtual void measure(Lists&, const Step&) {}
-  // Where the kernels' arithmetic depends on the step, once for all its updates.
-  virtual void prepare_step() {}
-
+  void clip_values(Lists& lists) const;
   at::Tensor scalar(double value) const;  // float32, where the parameters are, as kernels ask for it
+
+  // On the processor, so few elements at a time that they stay in its cache from one operation to the next,
+  // and that ATen gives them to one thread: it would cut them where a vector does not end, and there a
+  // rounding may differ.
+  template <typename Visit>
+  static void for_each_piece(Range range, bool on_cpu, const Visit& visit);
 
   const OptimizerOptions options_;
   const FlatLayout& layout_;
@@ -94,7 +118,14 @@ class Optimizer {
  private:
   using Slice = std::vector<Lists>;  // by treatment
 
-  static void add_to(Lists& lists, const Segment& segment, Range part);
+  // A parameter that has missed steps, or misses this one.
+  struct Late {
+    int64_t end = 0;  // of its range, with the padding
+    int64_t missed = 0;
+    bool now = false;
+  };
+
+  void add_to(Lists& lists, const Segment& segment, Range part, int64_t missed) const;
   Slice lists_of(size_t slice) const;  // without what is untouched
   template <typename Do>
   void for_each(size_t slice, const Do& something);
@@ -103,12 +134,22 @@ class Optimizer {
   std::vector<std::string> moment_names_;
   std::vector<Treatment> treatments_;  // that differ
   std::vector<Segment> segments_;
-  std::vector<Slice> slices_;
+  std::vector<Slice> slices_;     // with counts that are those of all
+  std::map<int64_t, Late> late_;  // by where the parameter begins
 
   // Of the step that runs.
-  double lr_ = 0, divisor_value_ = 1;
+  Settings settings_{.lr = 0};
   std::optional<at::Tensor> divisor_;
-  std::vector<Range> untouched_;
 };
+
+template <typename Visit>
+void Optimizer::for_each_piece(Range range, bool on_cpu, const Visit& visit) {
+  constexpr int64_t kPiece = 4 * kBlock;
+  for (int64_t begin = range.begin; begin < range.end;) {
+    const int64_t end = on_cpu ? std::min(range.end, begin + kPiece) : range.end;
+    visit(Range{begin, end});
+    begin = end;
+  }
+}
 
 }  // namespace rekindle

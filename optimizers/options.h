@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "core/units.h"
+
 namespace rekindle {
 
 // `[[optimizer.groups]]`: parameters that are trained otherwise than the rest.
@@ -13,6 +15,7 @@ struct GroupOptions {
   double lr_factor = 1;                // of the rate
   std::optional<double> weight_decay;  // instead of that of [optimizer], for whatever of the group decays
   bool freeze = false;                 // not trained at all
+  Length unfreeze_at;                  // or not before; counted from the beginning of the run
 
   bool operator==(const GroupOptions&) const = default;
 };
@@ -27,12 +30,14 @@ struct OptimizerOptions {
   double trust_coefficient = 0.001;   // lars
   double weight_decay = 0;            // adamw: 0.01 where it is not given, as PyTorch has it
   double max_grad_norm = 0;           // 0: no clipping
+  double max_grad_value = 0;          // of each element; 0: no clipping
   // Globs over parameter names that weight decay leaves alone, and with it LARS's and LAMB's adaptation. Not
   // given: every parameter of at most one dimension (biases, norms), which decay harms more than it helps;
   // empty: all decay.
   std::optional<std::vector<std::string>> no_decay;
   std::vector<GroupOptions> groups;
   double layer_decay = 1;  // of the rate, for each layer further from the output
+  Length ema_half_life;    // of the averaged weights: after so long a weight counts half; zero: no average
 };
 
 // Whether the rule keeps Adam's averages, and so has betas and eps.

@@ -31,19 +31,6 @@ double sum_of_squares(const float* values, int64_t count) {
   return lanes[0];
 }
 
-// On the processor, so few elements at a time that they stay in its cache from one operation to the next, and
-// that ATen gives them to one thread: it would cut them where a vector does not end, and there a rounding may
-// differ.
-template <typename Visit>
-void for_each_piece(Range range, bool on_cpu, const Visit& visit) {
-  constexpr int64_t kPiece = 4 * kBlock;
-  for (int64_t begin = range.begin; begin < range.end;) {
-    const int64_t end = on_cpu ? std::min(range.end, begin + kPiece) : range.end;
-    visit(Range{begin, end});
-    begin = end;
-  }
-}
-
 }  // namespace
 
 Sgd::Sgd(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
@@ -55,7 +42,7 @@ void Sgd::apply(Lists& lists, const Step& step) {
   // A buffer of zeros makes PyTorch's first step (buffer = gradient) like any other, so is_first_step stays
   // false.
   at::_fused_sgd_(lists.parameters, lists.gradients, lists.moments.empty() ? none : lists.moments[0],
-                  step.weight_decay, options_.momentum, step.lr, /*dampening=*/0, options_.nesterov,
+                  step.weight_decay, step.momentum, step.lr, /*dampening=*/0, options_.nesterov,
                   /*maximize=*/false, /*is_first_step=*/false, step.divisor, std::nullopt);
 }
 
@@ -63,17 +50,26 @@ Adam::Adam(const OptimizerOptions& options, const FlatLayout& layout, const at::
            const at::Tensor& gradient, const std::vector<Range>& slices)
     : Optimizer(options, layout, parameters, gradient, slices) {}
 
+std::vector<at::Tensor> Adam::counts_of(const Lists& lists) const {
+  std::vector<at::Tensor> tensors;
+  for (size_t i = 0; i < lists.counts.size(); ++i) {
+    const bool again = i > 0 && lists.counts[i] == lists.counts[i - 1];
+    tensors.push_back(again ? tensors.back() : scalar(static_cast<double>(lists.counts[i])));
+  }
+  return tensors;
+}
+
 void Adam::apply(Lists& lists, const Step& step) {
-  const std::vector<at::Tensor> count(lists.parameters.size(), count_);
-  at::_fused_adam_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, step.lr,
-                   options_.beta1, options_.beta2, step.weight_decay, options_.eps, /*amsgrad=*/false,
+  at::_fused_adam_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {},
+                   counts_of(lists), step.lr, step.momentum, options_.beta2, step.weight_decay, options_.eps,
+                   /*amsgrad=*/false,
                    /*maximize=*/false, step.divisor, std::nullopt);
 }
 
 void AdamW::apply(Lists& lists, const Step& step) {
-  const std::vector<at::Tensor> count(lists.parameters.size(), count_);
-  at::_fused_adamw_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {}, count, step.lr,
-                    options_.beta1, options_.beta2, step.weight_decay, options_.eps, /*amsgrad=*/false,
+  at::_fused_adamw_(lists.parameters, lists.gradients, lists.moments[0], lists.moments[1], {},
+                    counts_of(lists), step.lr, step.momentum, options_.beta2, step.weight_decay, options_.eps,
+                    /*amsgrad=*/false,
                     /*maximize=*/false, step.divisor, std::nullopt);
 }
 
@@ -138,7 +134,7 @@ void Lars::apply(Lists& lists, const Step& step) {
           return list.narrow(0, piece.begin - whole.begin, piece.size());
         };
         const at::Tensor parameter = cut(lists.parameters[i]), velocity = cut(lists.moments[0][i]);
-        velocity.mul_(options_.momentum).add_(cut(lists.gradients[i]), step.lr * ratio / step.divisor_value);
+        velocity.mul_(step.momentum).add_(cut(lists.gradients[i]), step.lr * ratio / step.divisor_value);
         if (step.weight_decay != 0) velocity.add_(parameter, step.lr * ratio * step.weight_decay);
         parameter.sub_(velocity);
       });
@@ -151,9 +147,9 @@ Lamb::Lamb(const OptimizerOptions& options, const FlatLayout& layout, const at::
     : LayerWise(options, layout, parameters, gradient, slices, /*with_scratch=*/true) {}
 
 void Lamb::measure(Lists& lists, const Step& step) {
-  const auto count = static_cast<double>(steps_);
-  const double first = 1 - std::pow(options_.beta1, count), second = 1 - std::pow(options_.beta2, count);
   for (size_t i = 0; i < lists.ranges.size(); ++i) {
+    const auto count = static_cast<double>(lists.counts[i]);
+    const double first = 1 - std::pow(step.momentum, count), second = 1 - std::pow(options_.beta2, count);
     for_each_piece(lists.ranges[i], lists.parameters[i].is_cpu(), [&](Range piece) {
       const auto cut = [&](const at::Tensor& whole) {
         return whole.narrow(0, piece.begin - lists.ranges[i].begin, piece.size());
@@ -161,7 +157,7 @@ void Lamb::measure(Lists& lists, const Step& step) {
       at::Tensor gradient = cut(lists.gradients[i]), direction = cut(lists.scratch[i]);
       const at::Tensor average = cut(lists.moments[0][i]), squared = cut(lists.moments[1][i]);
       if (step.divisor) gradient.div_(step.divisor_value);
-      average.lerp_(gradient, 1 - options_.beta1);
+      average.lerp_(gradient, 1 - step.momentum);
       squared.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
       at::sqrt_out(direction, squared).div_(std::sqrt(second)).add_(options_.eps).reciprocal_();
       direction.mul_(average).div_(first);

@@ -25,9 +25,8 @@ class Adam : public Optimizer {
 
  protected:
   void apply(Lists& lists, const Step& step) override;
-  void prepare_step() override { count_ = scalar(static_cast<double>(steps_)); }
 
-  at::Tensor count_;
+  std::vector<at::Tensor> counts_of(const Lists& lists) const;  // as the kernels take them
 };
 
 // Weight decay is apart from it (Loshchilov & Hutter 2019).

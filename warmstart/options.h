@@ -18,6 +18,13 @@ enum class WeightReader {
 // What becomes of a part of the parent.
 enum class Carry { kReset, kLoad };
 
+// Where a child's schedule begins.
+enum class CarrySchedule {
+  kReset,     // anew
+  kContinue,  // where the parent's stood
+  kRewarm,    // at the parent's last rate, from which it warms up again (Ibrahim et al. 2024)
+};
+
 // `[warm_start]`
 struct WarmStartOptions {
   std::string from;                     // "promoted" of the line, or a path; empty: no parent at all
@@ -36,6 +43,11 @@ struct WarmStartOptions {
   Carry weights = Carry::kLoad;
   Carry batch_norm = Carry::kLoad;  // running statistics
   Carry optimizer = Carry::kReset;  // moments and their count of steps
+  Carry ema = Carry::kReset;        // trained and averaged weights apart, as the parent had them
+  CarrySchedule schedule = CarrySchedule::kReset;
+  double rewarm_factor = 1;  // the peak of kRewarm, as a share of the usual one
+
+  bool reads_optimizer() const { return optimizer == Carry::kLoad || ema == Carry::kLoad; }
 };
 
 }  // namespace rekindle

@@ -41,7 +41,8 @@ std::vector<int64_t> sizes_in(const std::string& option, const std::string& text
 Task task_named(const std::string& name) {
   if (name == "allreduce") return Task::kBenchAllReduce;
   if (name == "step") return Task::kBenchStep;
-  throw usage_error("there is no bench '" + name + "', only allreduce and step");
+  if (name == "optimizer") return Task::kBenchOptimizer;
+  throw usage_error("there is no bench '" + name + "', only allreduce, step and optimizer");
 }
 
 // The options that take a value.

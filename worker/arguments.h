@@ -8,7 +8,7 @@
 
 namespace rekindle {
 
-enum class Task { kTrain, kBenchAllReduce, kBenchStep, kDescribe };
+enum class Task { kTrain, kBenchAllReduce, kBenchStep, kBenchOptimizer, kDescribe };
 
 // What one rank is asked to do.
 struct Arguments {
@@ -22,8 +22,8 @@ struct Arguments {
 };
 
 // JOB [--exit-code] [section.key=value ...], or what `rekindle bench` hands over: --bench allreduce [--bytes
-// N,N] [--dtype T] [--seconds S] [--json], or --bench step JOB [--steps K] [--launched S] [--json] [key=value
-// ...], or --describe JOB [--worlds N,N] [--schedule] [key=value ...]. Throws Error (64).
+// N,N] [--dtype T] [--seconds S] [--json], or --bench step|optimizer JOB [--steps K] [--launched S] [--json]
+// [key=value ...], or --describe JOB [--worlds N,N] [--schedule] [key=value ...]. Throws Error (64).
 Arguments parse_arguments(int argc, const char* const* argv);
 
 }  // namespace rekindle

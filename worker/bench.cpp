@@ -13,10 +13,14 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "comm/gradient_reducer.h"
 #include "core/error.h"
+#include "optimizers/optimizer.h"
 #include "worker/model_card.h"
+#include "worker/preflight.h"
 #include "worker/setup.h"
 #include "worker/trainer.h"
+#include "worker/update.h"
 
 namespace rekindle {
 namespace {
@@ -165,6 +169,17 @@ void print_table(const std::vector<Timing>& timings, const std::string& dtype, i
   }
 }
 
+// The parent is not read, so a schedule cannot go on from it; how long a step takes does not depend on the
+// rate.
+Job without_parent(Job job) {
+  if (job.warm_start.schedule == CarrySchedule::kReset) return job;
+  job.warm_start.schedule = CarrySchedule::kReset;
+  const ScheduleOptions options = job.schedule;
+  job.schedule = {};
+  job.schedule.base_lr = options.base_lr;
+  return job;
+}
+
 // A path that no file can have, so that whatever tried to write to the run directory would fail.
 constexpr char kNoDirectory[] = "/dev/null/bench";
 
@@ -177,7 +192,8 @@ void bench_all_reduce(Communicator& communicator, const BenchOptions& options) {
                : print_table(timings, options.dtype, communicator.world());
 }
 
-void bench_step(Communicator& communicator, const Job& job, const BenchOptions& options) {
+void bench_step(Communicator& communicator, const Job& whole_job, const BenchOptions& options) {
+  const Job job = without_parent(whole_job);
   const double launched = options.launched.value_or(now());
   FileSystem& files = posix_file_system();
   const Dataset data = load_data(communicator, files, job, {});
@@ -211,6 +227,45 @@ void bench_step(Communicator& communicator, const Job& job, const BenchOptions& 
   } else {
     std::printf("%d worker%s: %.3f ms a step, %.0f samples/s; the first step ended %.2f s after the start\n",
                 communicator.world(), communicator.world() == 1 ? "" : "s", ms, rate, first);
+  }
+}
+
+void bench_optimizer(Communicator& communicator, const Job& whole_job, const BenchOptions& options) {
+  const Job job = without_parent(whole_job);
+  const Dataset data = load_data(communicator, posix_file_system(), job, {});
+  const Split split = split_data(communicator, data, job);
+  const Trainee trainee = build_model(communicator, job, data, split);
+  const SumPlan plan = SumPlan::in_order_of_ranks(communicator.world());
+  GradientReducer reducer(communicator, *trainee.parameters, plan);
+  const Schedule schedule = schedule_of(job, timeline_of(job, static_cast<int64_t>(split.train.size())));
+  const at::Tensor& parameters = trainee.parameters->flat();
+  const auto optimizer = Optimizer::create(optimizer_of(job, schedule), trainee.parameters->layout(),
+                                           parameters, reducer.gradient(), reducer.slices());
+  for (const Range& slice : reducer.slices())
+    reducer.gradient().narrow(0, slice.begin, slice.size()).fill_(1e-3f);
+
+  std::vector<double> times;
+  for (int64_t step = 0; step < options.steps + options.steps / 5; ++step) {
+    communicator.barrier(kWait);
+    const double seconds = seconds_of([&] {
+      optimizer->start_step({.lr = 1e-6});
+      update_together(communicator, *trainee.parameters, reducer.buckets(), *optimizer);
+      wait_for(parameters);
+    });
+    const at::Tensor slowest = at::full({1}, seconds, at::kDouble);
+    communicator.host().all_reduce(slowest, Op::kMax, kWait);
+    if (step >= options.steps / 5) times.push_back(1e3 * slowest.item<double>());
+  }
+  if (communicator.rank() > 0) return;
+  std::ranges::nth_element(times, times.begin() + static_cast<int64_t>(times.size() / 2));
+  const double ms = times[times.size() / 2];
+  const int64_t count = trainee.parameters->layout().elements();
+  if (options.json) {
+    const ordered_json result{{"workers", communicator.world()}, {"parameters", count}, {"ms", ms}};
+    std::puts(result.dump().c_str());
+  } else {
+    std::printf("%d worker%s: %.3f ms to update %lld parameters\n", communicator.world(),
+                communicator.world() == 1 ? "" : "s", ms, static_cast<long long>(count));
   }
 }
 

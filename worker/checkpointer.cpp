@@ -15,6 +15,7 @@
 #include "core/text.h"
 #include "data/sample_order.h"
 #include "worker/moments.h"
+#include "worker/preflight.h"
 
 namespace rekindle {
 namespace {
@@ -25,7 +26,7 @@ CheckpointOptions store_options(const Run& run) {
   CheckpointOptions options = run.job.checkpoint;
   const Length& every = options.keep_every;
   if (every.is_zero()) return options;
-  const Timeline timeline(static_cast<int64_t>(run.split.train.size()), run.job.batch.global);
+  const Timeline timeline = timeline_of(run.job, static_cast<int64_t>(run.split.train.size()));
   const Length& duration = run.job.run.duration;
   if (every.unit == Unit::kBatches) {
     options.keep_steps = std::max<int64_t>(1, std::llround(every.value));
@@ -95,10 +96,16 @@ void Checkpointer::take_snapshot() {
   snapshot_.copy_from(run_, optimizer_);
 }
 
-void Checkpointer::save(const Progress& progress, const std::optional<Best>& best) {
+void Checkpointer::save(TrainState state) {
   const auto begin = std::chrono::steady_clock::now();
   finish();
-  state_ = {progress, run_.job.run.seed, optimizer_.steps(), worlds_, lineage_.job, best};
+  state_ = std::move(state);
+  state_.seed = run_.job.run.seed;
+  state_.optimizer_steps = optimizer_.steps();
+  state_.missed_steps = optimizer_.missed_steps();
+  state_.worlds = worlds_;
+  state_.job_digest = lineage_.job;
+  const Progress progress = state_.progress;
   began_ = begin;
   together(
       run_.communicator, "checkpoint", [&] { store_.prepare(progress.step, attempt_); }, 0);
@@ -268,6 +275,15 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
   return records;
 }
 
+bool Checkpointer::drop_from(int64_t step) {
+  finish();
+  std::string dropped;
+  const auto drop = [&] { dropped = store_.drop_from(step) ? "yes" : "no"; };
+  together(run_.communicator, "going back", drop, 0);
+  broadcast_text(run_.communicator, dropped, 0, "whether there is a checkpoint");
+  return dropped == "yes";
+}
+
 std::optional<TrainState> Checkpointer::resume() {
   Communicator& communicator = run_.communicator;
   std::string path;
@@ -295,7 +311,7 @@ std::optional<TrainState> Checkpointer::resume() {
   WarmStartOptions everything;
   everything.min_loaded = 1;
   load_weights(communicator, run_.files, weights, run_.state, everything);
-  optimizer_.set_steps(state.optimizer_steps);
+  optimizer_.set_steps(state.optimizer_steps, state.missed_steps);
   worlds_ = state.worlds;
   if (worlds_.back().world != communicator.world()) {
     worlds_.push_back({state.progress.step, communicator.world()});
@@ -358,11 +374,25 @@ void Checkpointer::check_data(const Checkpoint& checkpoint) const {
 void Checkpointer::inherit_moments(const std::filesystem::path& parent, const HeadClasses& classes) {
   together(run_.communicator, "reading the parent's moments", [&] {
     const Checkpoint checkpoint = open_checkpoint(run_.files, parent, Verify::kDocuments);
-    check_same_rule(run_.files, checkpoint, optimizer_.moment_names());
+    const WarmStartOptions& options = run_.job.warm_start;
+    std::vector<std::string> wanted;
+    if (options.optimizer == Carry::kLoad) {
+      check_same_rule(run_.files, checkpoint, optimizer_.moment_names());
+      wanted = moment_names_of(run_.job.optimizer);
+    }
+    if (options.ema == Carry::kLoad) {
+      check_has_average(run_.files, checkpoint);
+      wanted.emplace_back(kOtherWeights);
+    }
     const Carried carried = carried_by_load(run_.files, checkpoint.path / names::kModel, run_.state,
                                             run_.job.warm_start, classes);
-    read_moments(run_.files, checkpoint, run_.parameters.layout(), optimizer_, &carried);
-    optimizer_.set_steps(checkpoint.state.optimizer_steps);
+    if (options.optimizer == Carry::kLoad) {
+      const TrainState& parent_state = checkpoint.state;
+      const OptimizerParts parts(run_.files, checkpoint.path, checkpoint.manifest);
+      optimizer_.set_steps(parent_state.optimizer_steps,
+                           missed_steps(parts, parent_state, run_.parameters.layout(), carried));
+    }
+    rekindle::inherit_moments(run_.files, checkpoint, run_.parameters.layout(), optimizer_, carried, wanted);
   });
 }
 

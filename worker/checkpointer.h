@@ -43,10 +43,10 @@ class Checkpointer {
   // Takes the memory that saves are copied to, on a thread of its own; else the first save does.
   void reserve();
 
-  // Starts to save. `best` is the best evaluation so far; where it was made at this step, the link `best`
-  // will name this checkpoint. Throws AgreedError where the save before, or this one already, failed on any
-  // rank; the generations before stay as they are.
-  void save(const Progress& progress, const std::optional<Best>& best);
+  // Starts to save; what `state` lacks of the run is filled in. Where its best evaluation was made at this
+  // step, the link `best` will name this checkpoint. Throws AgreedError where the save before, or this one
+  // already, failed on any rank; the generations before stay as they are.
+  void save(TrainState state);
 
   Sign sign();
 
@@ -57,13 +57,17 @@ class Checkpointer {
   // Waits until nothing is under way.
   void finish();
 
+  // Forgets the checkpoints from `step` on, once nothing is under way; false where there is none before.
+  bool drop_from(int64_t step);
+
   // Loads the newest checkpoint of the run directory that verifies, and says in the log what was wrong with
   // newer ones. None where there is no checkpoint at all. Throws bad_input where the data are no longer those
   // it was trained on.
   std::optional<TrainState> resume();
 
-  // Takes the optimizer's state over from a parent's checkpoint, for the parameters that load_weights() has
-  // loaded from it; of the others it starts fresh. Throws bad_input for a parent of another update rule.
+  // Takes over from a parent's checkpoint what the job wants of the optimizer's state and of averaged
+  // weights, for the parameters that load_weights() has loaded from it; of the others it starts fresh. Throws
+  // bad_input for a parent of another update rule, or without averaged weights.
   void inherit_moments(const std::filesystem::path& parent, const HeadClasses& classes);
 
   const std::optional<Published>& latest() const { return latest_; }  // published or resumed from

@@ -3,11 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 
 #include "comm/sum_plan.h"
 #include "core/error.h"
+#include "core/names.h"
+#include "core/text.h"
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "data/split.h"
@@ -25,7 +30,7 @@ using nlohmann::ordered_json;
 
 std::optional<Parent> parent_of(FileSystem& files, const Job& job) {
   if (job.warm_start.from.empty()) return std::nullopt;
-  return find_parent(files, job.warm_start.from, job.run.line, job.warm_start.optimizer == Carry::kLoad);
+  return find_parent(files, job.warm_start.from, job.run.line, job.warm_start.reads_optimizer());
 }
 
 ordered_json to_json(const LoadReport& report, const Parent& parent, const WarmStartOptions& options) {
@@ -66,21 +71,22 @@ int64_t samples_of_busiest(const Job& job, int64_t batch, int world, int64_t lea
   return most;
 }
 
-ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, int world) {
-  const Schedule schedule = schedule_of(job, timeline);
+ordered_json row_of(const Job& job, const Timeline& timeline, const ScheduleState& state, int64_t least,
+                    int world) {
+  const Schedule schedule = schedule_of(job, timeline, state);
+  const int64_t batch = std::min(job.batch.global, timeline.epoch_samples());
   const int cut = virtual_workers(job, world);
-  const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
+  const int64_t share = share_of(batch, 0, cut, least).size();
   const int64_t most = job.batch.microbatch > 0 ? job.batch.microbatch : share;
   const int64_t passes = std::max<int64_t>(1, (share + most - 1) / most);
-  const int64_t busiest = samples_of_busiest(job, timeline.batch_at(0), world, least);
+  const int64_t busiest = samples_of_busiest(job, batch, world, least);
   const bool by_time = job.run.duration.is_time();
-  ordered_json row{
-      {"workers", world},
-      {"global_batch", job.batch.global},
-      {"per_worker", (timeline.batch_at(0) + world - 1) / world},
-      {"accumulation", passes * ((cut + world - 1) / world)},
-      {"idle_share", 1 - static_cast<double>(timeline.batch_at(0)) / static_cast<double>(busiest * world)},
-      {"peak_lr", schedule.peak()}};
+  ordered_json row{{"workers", world},
+                   {"global_batch", job.batch.global},
+                   {"per_worker", (batch + world - 1) / world},
+                   {"accumulation", passes * ((cut + world - 1) / world)},
+                   {"idle_share", 1 - static_cast<double>(batch) / static_cast<double>(busiest * world)},
+                   {"peak_lr", schedule.peak()}};
   if (job.schedule.lr_scaling == LrScaling::kAdamSqrt) {
     row["betas"] = {schedule.adam().beta1, schedule.adam().beta2};
     row["eps"] = schedule.adam().eps;
@@ -97,13 +103,14 @@ ordered_json for_world(const Job& job, const Timeline& timeline, int64_t least, 
       static_cast<double>(timeline.samples_after(steps)) / static_cast<double>(timeline.epoch_samples());
   row["warmup_samples"] = schedule.warmup();
   row["warmup_steps"] = timeline.steps_at(static_cast<int64_t>(std::llround(schedule.warmup())));
+  row["warmup_epochs"] = schedule.warmup() / static_cast<double>(timeline.epoch_samples());
   return row;
 }
 
 // The rate at so many places of the run that a drawing of it shows every bend.
-ordered_json curve(const Job& job, const Timeline& timeline) {
+ordered_json curve(const Job& job, const Timeline& timeline, const ScheduleState& state) {
   constexpr int64_t kPlaces = 512;
-  const Schedule schedule = schedule_of(job, timeline);
+  const Schedule schedule = schedule_of(job, timeline, state);
   const bool by_time = job.run.duration.is_time();
   const int64_t steps = by_time ? kPlaces : steps_of(timeline, job.run.duration);
   ordered_json points = ordered_json::array();
@@ -112,24 +119,99 @@ ordered_json curve(const Job& job, const Timeline& timeline) {
     const double seconds = schedule.end() * static_cast<double>(i) / kPlaces;
     const double place =
         by_time ? seconds : static_cast<double>(samples) / static_cast<double>(timeline.epoch_samples());
-    points.push_back({place, schedule.at({samples, step, seconds})});
+    // How many steps a time has nobody knows: a warm-up by Adam's constants is left out.
+    const int64_t steps_done = by_time ? int64_t{1} << 40 : step;
+    points.push_back({place, schedule.at({samples, steps_done, seconds}, state)});
   }
   return {{"unit", by_time ? "seconds" : "epochs"}, {"points", points}};
 }
 
-ordered_json rates(const Job& job, const Timeline& timeline) {
+ordered_json rates(const Job& job, const Timeline& timeline, const ScheduleState& state) {
   if (job.run.duration.is_time()) {
     throw bad_input("a run that ends by the clock has no list of steps", "run.duration",
                     "leave out --schedule");
   }
-  const Schedule schedule = schedule_of(job, timeline);
+  const Schedule schedule = schedule_of(job, timeline, state);
   ordered_json list = ordered_json::array();
   const int64_t steps = steps_of(timeline, job.run.duration);
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t samples = timeline.samples_after(step);
-    list.push_back({step, samples, schedule.at({samples, step, 0})});
+    list.push_back({step, samples, schedule.at({samples, step, 0}, state)});
   }
   return list;
+}
+
+// What is trained otherwise than the rest, and what does not decay.
+ordered_json treatment_of(const Job& job, const NamedState& state) {
+  FlatLayout layout;
+  std::map<std::string, ordered_json> groups;
+  const auto count = [&](const std::string& name, const at::Tensor& tensor) {
+    const GroupOptions* const group = group_of(job.optimizer, name);
+    if (group == nullptr) return;
+    ordered_json& entry = groups[enumerate(group->match)];
+    if (entry.is_null()) {
+      entry = {{"match", group->match}, {"parameters", 0}, {"lr_factor", group->lr_factor}};
+      entry["weight_decay"] = group->weight_decay.value_or(job.optimizer.weight_decay);
+      entry["freeze"] = group->freeze;
+      if (!group->unfreeze_at.is_zero()) entry["unfreeze_at"] = to_string(group->unfreeze_at);
+    }
+    entry["parameters"] = entry["parameters"].get<int64_t>() + tensor.numel();
+  };
+  for (const auto& [name, tensor] : state.frozen) count(name, tensor);
+  for (const auto& [name, tensor] : state.parameters) {
+    layout.append(name, tensor.sizes().vec());
+    count(name, tensor);
+  }
+  ordered_json answer{{"weight_decay", job.optimizer.weight_decay},
+                      {"no_decay", ordered_json::array()},
+                      {"groups", ordered_json::array()}};
+  for (const FlatLayout::Entry& entry : layout.entries())
+    if (!decays(job.optimizer, entry)) answer["no_decay"].push_back(entry.name);
+  for (const auto& [name, entry] : groups) answer["groups"].push_back(entry);
+  return answer;
+}
+
+// Whether a run of `other` takes as long for a sample as one of `job`.
+bool computes_alike(const Job& job, const Job& other) {
+  return job.model.name() == other.model.name() && job.model.values() == other.model.values() &&
+         job.batch.global == other.batch.global && job.batch.per_worker == other.batch.per_worker &&
+         job.batch.microbatch == other.batch.microbatch && job.run.precision == other.run.precision &&
+         job.run.threads == other.run.threads && job.run.reproducible == other.run.reproducible &&
+         job.run.tf32 == other.run.tf32 && job.batch.virtual_workers == other.batch.virtual_workers &&
+         job.batch.start == other.batch.start && job.batch.ramp == other.batch.ramp &&
+         job.optimizer.name == other.optimizer.name;
+}
+
+// Samples a second by the number of workers, as the line's newest runs of this model and batch had them.
+std::map<int, double> measured_rates(FileSystem& files, const Job& job) {
+  std::map<int, double> rates;
+  if (job.run.line.empty() || !files.exists(job.run.line)) return rates;
+  std::vector<std::string> runs = files.list(job.run.line);
+  std::ranges::sort(runs, std::greater());
+  for (const std::string& run : runs) {
+    const std::filesystem::path folder = job.run.line / run, log = folder / names::kMetrics;
+    if (!files.exists(log) || !files.exists(folder / names::kResolvedJob)) continue;
+    try {
+      if (!computes_alike(job, read_job(folder / names::kResolvedJob))) continue;
+      std::istringstream lines(read_text(files, log));
+      std::map<int, std::vector<double>> seen;
+      int world = 0;
+      for (std::string line; std::getline(lines, line);) {
+        const auto event = nlohmann::json::parse(line, nullptr, false);
+        if (event.is_discarded()) break;  // a crash cut it off
+        if (event.contains("workers")) world = event["workers"];
+        const double rate = event.value("samples_per_second", 0.0);
+        if (rate > 0) seen[world].push_back(rate);
+      }
+      for (auto& [workers, list] : seen) {
+        std::ranges::nth_element(list, list.begin() + list.size() / 2);
+        rates.emplace(workers, list[list.size() / 2]);
+      }
+    } catch (const std::exception&) {
+      continue;  // a run that cannot be read tells nothing
+    }
+  }
+  return rates;
 }
 
 }  // namespace
@@ -143,8 +225,6 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
   const std::shared_ptr<Model> model = make_trainee(job, data.shape());
   const NamedState state = state_of(*model);
   check_model(job, data, *model, state);
-  const Timeline timeline(static_cast<int64_t>(parts.train.size()), job.batch.global);
-
   int64_t parameters = 0, frozen = 0;
   for (const auto& [name, tensor] : state.parameters) parameters += tensor.numel();
   for (const auto& [name, tensor] : state.frozen) frozen += tensor.numel();
@@ -161,21 +241,31 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
   if (parent && job.warm_start.strategy == Strategy::kWarm) {
     if (job.warm_start.optimizer == Carry::kLoad)
       check_same_rule(files, *parent->checkpoint, moment_names_of(job.optimizer));
+    if (job.warm_start.ema == Carry::kLoad) check_has_average(files, *parent->checkpoint);
     HeadClasses classes;
     if (card != nullptr && card->classes != data.classes()) classes = {card->classes, data.classes()};
     answer["warm_start"] = to_json(plan_load(files, parent->source.path, state, job.warm_start, classes),
                                    *parent, job.warm_start);
   }
-  if (const Schedule planned = schedule_of(job, timeline); warms_up_long(job, planned)) {
-    throw bad_input("the warm-up takes more than half of the run", "schedule.warmup",
-                    "shorten it, or lengthen run.duration; schedule.long_warmup = true lets it stand");
-  }
+  answer["optimizer"] = treatment_of(job, state);
+  const TrainState* const before = parent && parent->checkpoint ? &parent->checkpoint->state : nullptr;
+  const ScheduleState begin = starting_state(job, parent.has_value(), before);
+  const std::map<int, double> measured = measured_rates(files, job);
   for (const int world : worlds) {
-    check_fits(job, *model, static_cast<int64_t>(parts.train.size()), world);
-    answer["worlds"].push_back(for_world(job, timeline, least_samples(*model), world));
+    const Job here = for_world(job, world);
+    const Timeline timeline = timeline_of(here, static_cast<int64_t>(parts.train.size()));
+    if (warms_up_long(here, schedule_of(here, timeline, begin))) {
+      throw bad_input("the warm-up takes more than half of the run", "schedule.warmup",
+                      "shorten it, or lengthen run.duration; schedule.long_warmup = true lets it stand");
+    }
+    check_fits(here, *model, static_cast<int64_t>(parts.train.size()), world, begin);
+    ordered_json row = row_of(here, timeline, begin, least_samples(*model), world);
+    if (const auto rate = measured.find(world); rate != measured.end() && row.contains("samples"))
+      row["expected_seconds"] = row["samples"].get<double>() / rate->second;
+    if (schedule) row["schedule"] = rates(here, timeline, begin);
+    answer["worlds"].push_back(std::move(row));
+    if (!answer.contains("curve")) answer["curve"] = curve(here, timeline, begin);
   }
-  answer["curve"] = curve(job, timeline);
-  if (schedule) answer["schedule"] = rates(job, timeline);
   return answer;
 }
 

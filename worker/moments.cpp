@@ -24,14 +24,14 @@ void for_each_stretch(const FlatLayout& layout, Range segment, const Visit& visi
   }
 }
 
-// The elements `range` of a child's moment, from where its parameter came from; zero where that is nowhere.
+// The elements `range` of a child's moment, from where its parameter came from, if anywhere.
 void read_carried(const OptimizerParts& parts, const FlatLayout& layout, const Carried& carried,
                   const std::string& name, const std::string& moment, Range range, std::span<float> into) {
-  std::ranges::fill(into, 0.f);
   const auto from = carried.find(name);
   if (from == carried.end()) return;
   const auto& [source, rows] = from->second;
-  if (parts.moments(source).empty()) return;  // the parent had it frozen
+  const std::vector<std::string> kept = parts.moments(source);
+  if (std::ranges::count(kept, moment) == 0) return;  // the parent had it frozen
   const auto read = [&](int64_t begin, std::span<float> part) {
     parts.read(source, moment, {begin, begin + static_cast<int64_t>(part.size())},
                std::as_writable_bytes(part));
@@ -43,6 +43,25 @@ void read_carried(const OptimizerParts& parts, const FlatLayout& layout, const C
     const int64_t mine = at / row, end = std::min(range.end, (mine + 1) * row);
     if (rows[mine] >= 0) read(rows[mine] * row + at % row, into.subspan(at - range.begin, end - at));
     at = end;
+  }
+}
+
+// read(parameter, moment, elements of it, where to) for all of `wanted` that this rank owns.
+template <typename Read>
+void read_owned(const FlatLayout& layout, Optimizer& optimizer, const std::vector<std::string>& wanted,
+                const Read& read) {
+  for (const Optimizer::Segment& segment : optimizer.segments()) {
+    for (size_t m = 0; m < segment.moments.size(); ++m) {
+      const std::string& moment = optimizer.moment_names()[m];
+      if (std::ranges::count(wanted, moment) == 0) continue;
+      at::Tensor here = segment.moments[m].to(at::kCPU);  // itself, unless it lies on a GPU
+      const std::span<float> values(here.mutable_data_ptr<float>(), here.numel());
+      for_each_stretch(layout, segment.range,
+                       [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
+                         read(name, moment, Range{offset, offset + length}, values.subspan(at, length));
+                       });
+      if (!segment.moments[m].is_cpu()) segment.moments[m].copy_(here);
+    }
   }
 }
 
@@ -70,6 +89,7 @@ std::vector<ShardView> shards_of(const Snapshot::Part& part, const FlatLayout& l
 void check_same_rule(FileSystem& files, const Checkpoint& checkpoint, std::vector<std::string> moment_names) {
   std::vector<std::string> there = OptimizerParts(files, checkpoint.path, checkpoint.manifest).moments();
   std::ranges::sort(moment_names);
+  for (auto* names : {&there, &moment_names}) std::erase(*names, kOtherWeights);
   if (there == moment_names) return;
   const auto list = [](const std::vector<std::string>& names) {
     return names.empty() ? "none" : enumerate(names);
@@ -80,26 +100,46 @@ void check_same_rule(FileSystem& files, const Checkpoint& checkpoint, std::vecto
                   "take its optimizer.name, or warm_start.load.optimizer = \"reset\"");
 }
 
+void check_has_average(FileSystem& files, const Checkpoint& checkpoint) {
+  const OptimizerParts parts(files, checkpoint.path, checkpoint.manifest);
+  const std::vector<std::string> there = parts.moments();
+  if (std::ranges::count(there, kOtherWeights) > 0) return;
+  throw bad_input("the parent was trained without averaged weights", checkpoint.path.string(),
+                  "take warm_start.load.ema = \"reset\"");
+}
+
 void read_moments(FileSystem& files, const Checkpoint& checkpoint, const FlatLayout& layout,
-                  Optimizer& optimizer, const Carried* carried) {
+                  Optimizer& optimizer) {
   if (optimizer.moment_names().empty()) return;
   const OptimizerParts parts(files, checkpoint.path, checkpoint.manifest);
-  for (const Optimizer::Segment& segment : optimizer.segments()) {
-    for (size_t m = 0; m < segment.moments.size(); ++m) {
-      const std::string& moment = optimizer.moment_names()[m];
-      at::Tensor here = segment.moments[m].to(at::kCPU);  // itself, unless it lies on a GPU
-      const std::span<float> values(here.mutable_data_ptr<float>(), here.numel());
-      for_each_stretch(layout, segment.range,
-                       [&](const std::string& name, int64_t offset, int64_t at, int64_t length) {
-                         const Range range{offset, offset + length};
-                         const auto into = values.subspan(at, length);
-                         if (carried == nullptr)
-                           return parts.read(name, moment, range, std::as_writable_bytes(into));
-                         read_carried(parts, layout, *carried, name, moment, range, into);
-                       });
-      if (!segment.moments[m].is_cpu()) segment.moments[m].copy_(here);
+  read_owned(layout, optimizer, optimizer.moment_names(),
+             [&](const std::string& name, const std::string& moment, Range range, std::span<float> into) {
+               parts.read(name, moment, range, std::as_writable_bytes(into));
+             });
+}
+
+void inherit_moments(FileSystem& files, const Checkpoint& parent, const FlatLayout& layout,
+                     Optimizer& optimizer, const Carried& carried, const std::vector<std::string>& wanted) {
+  const OptimizerParts parts(files, parent.path, parent.manifest);
+  read_owned(layout, optimizer, wanted,
+             [&](const std::string& name, const std::string& moment, Range range, std::span<float> into) {
+               read_carried(parts, layout, carried, name, moment, range, into);
+             });
+}
+
+std::map<std::string, int64_t> missed_steps(const OptimizerParts& parts, const TrainState& parent,
+                                            const FlatLayout& layout, const Carried& carried) {
+  std::map<std::string, int64_t> missed;
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    const auto from = carried.find(entry.name);
+    if (from == carried.end() || parts.moments(from->second.name).empty()) {
+      missed[entry.name] = parent.optimizer_steps;
+    } else if (const auto known = parent.missed_steps.find(from->second.name);
+               known != parent.missed_steps.end()) {
+      missed[entry.name] = known->second;
     }
   }
+  return missed;
 }
 
 void read_moments_together(Communicator& communicator, const OptimizerParts* parts, const FlatLayout& layout,

@@ -13,6 +13,7 @@ namespace rekindle {
 
 // `[evaluation]`, but for the split, which belongs to the data.
 struct EvaluationOptions {
+  bool averaged = false;  // what is scored, saved as the model and judged: the averaged weights
   Length every{1, Unit::kEpochs};
   int64_t batch = 512;  // samples in one forward pass; fixed, so that scores do not depend on the world
 };
@@ -25,7 +26,14 @@ struct VerdictOptions {
   bool promote_if_inconclusive = false;
 };
 
-enum class OnNan { kStop, kSkip };
+enum class OnNan { kStop, kSkip, kRollback };
+enum class Precision { kFloat32, kBFloat16, kFloat16 };  // of forward and backward pass, by autocast
+
+// What is worked out for the log alone.
+struct DiagnosticsOptions {
+  bool noise_scale = false, update_ratio = false;
+};
+
 // What two runs of one job have in common. Any-world: the bits of the model, on any number of workers;
 // gradients are then added along one tree over `virtual_workers` parts of the batch.
 enum class Reproducible { kFast, kSameWorld, kAnyWorld };
@@ -41,6 +49,11 @@ struct RunOptions {
   int workers = 1;                                                // -n of the launcher overrides it
   std::chrono::milliseconds deadline = std::chrono::minutes(10);  // of every named wait
   OnNan on_nan = OnNan::kStop;
+  double rollback_lr_factor = 0.5;  // of the rate, after each
+  int max_rollbacks = 3;
+  Precision precision = Precision::kFloat32;
+  bool tf32 = false;  // of float32's products on GPUs
+  DiagnosticsOptions diagnostics;
   Length log_every{10, Unit::kBatches};
   Length check_every{100, Unit::kBatches};  // that all ranks hold the same model; 0: never
 };

@@ -5,6 +5,7 @@
 #include <torch/nn/modules/embedding.h>
 
 #include <algorithm>
+#include <set>
 
 #include "comm/flat_parameters.h"
 #include "core/error.h"
@@ -78,6 +79,14 @@ void check_model(const Job& job, const Dataset& data, Model& model, const NamedS
   check_integers(job, data);
   if (state.parameters.empty())
     throw bad_input("nothing is left to train: every parameter is frozen", "[model]", "see optimizer.groups");
+  const auto waits = [&](const auto& parameter) {
+    const GroupOptions* const group = group_of(job.optimizer, parameter.first);
+    return group != nullptr && !group->unfreeze_at.is_zero();
+  };
+  if (std::ranges::all_of(state.parameters, waits)) {
+    throw bad_input("nothing is trained at first: every parameter waits for its unfreeze_at",
+                    "optimizer.groups", "leave it out of one group, the head's for instance");
+  }
   check_trainable(state.parameters);
   check_contiguous(state);
   check_leaves_weights(model);
@@ -101,10 +110,60 @@ int64_t least_samples(Model& model) {
   return normalizes ? 2 : 1;
 }
 
-Schedule schedule_of(const Job& job, const Timeline& timeline) {
+Job for_world(Job job, int world) {
+  if (job.batch.per_worker > 0) job.batch.global = job.batch.per_worker * world;
+  return job;
+}
+
+BatchRamp ramp_of(const Job& job, int64_t train_samples) {
+  if (job.batch.ramp.is_zero()) return {};
+  const Timeline full(train_samples, job.batch.global);
+  return {job.batch.start, full.samples_in(job.batch.ramp, 0)};
+}
+
+Timeline timeline_of(const Job& job, int64_t train_samples) {
+  return Timeline(train_samples, job.batch.global, ramp_of(job, train_samples));
+}
+
+Schedule schedule_of(const Job& job, const Timeline& timeline, const ScheduleState& state) {
   const OptimizerOptions& optimizer = job.optimizer;
-  return Schedule(job.schedule, timeline, job.run.duration,
-                  {optimizer.beta1, optimizer.beta2, optimizer.eps});
+  ScheduleOptions options = job.schedule;
+  options.base_lr *= state.peak_factor;
+  return Schedule(options, timeline, job.run.duration, {optimizer.beta1, optimizer.beta2, optimizer.eps},
+                  state);
+}
+
+ScheduleState starting_state(const Job& job, bool has_parent, const TrainState* parent) {
+  ScheduleState state;
+  const WarmStartOptions& options = job.warm_start;
+  if (!has_parent || options.strategy == Strategy::kCold || options.schedule == CarrySchedule::kReset)
+    return state;
+  if (parent == nullptr) {
+    throw bad_input("weights from elsewhere have no schedule to go on with", "warm_start.load.schedule",
+                    "take \"reset\"");
+  }
+  if (job.warm_start.schedule == CarrySchedule::kRewarm) {
+    state.start_lr = parent->schedule.lr;
+    state.peak_factor = options.rewarm_factor;
+    return state;
+  }
+  state = parent->schedule;
+  state.rollbacks = 0;
+  state.origin.samples += parent->progress.samples;
+  state.origin.step += parent->progress.step;
+  state.origin.seconds += parent->progress.seconds;
+  return state;
+}
+
+double half_life_of(const Job& job, const Timeline& timeline) {
+  const Length& length = job.optimizer.ema_half_life;
+  if (length.is_zero()) return 0;
+  const Length& duration = job.run.duration;
+  if (length.unit == Unit::kShare && duration.is_time()) {
+    throw bad_input("a run that ends by the clock has no fixed number of samples for " + to_string(length),
+                    "optimizer.ema_half_life", "give it in samples, steps or epochs");
+  }
+  return timeline.samples_in(length, duration.is_time() ? 0 : timeline.samples_in(duration, 0));
 }
 
 OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule) {
@@ -116,22 +175,68 @@ OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule) {
 }
 
 bool warms_up_long(const Job& job, const Schedule& schedule) {
-  return !job.schedule.long_warmup && schedule.warmup() > schedule.end() / 2;
+  return !job.schedule.long_warmup && schedule.warmup() - schedule.before() > schedule.end() / 2;
 }
 
-void check_fits(const Job& job, Model& model, int64_t train_samples, int world) {
-  const Timeline timeline(train_samples, job.batch.global);
-  schedule_of(job, timeline);
-  const int cut = virtual_workers(job, world);
-  const int64_t least = least_samples(model);
-  const int64_t last = train_samples - (timeline.steps_per_epoch() - 1) * job.batch.global;
-  for (const int64_t batch : {timeline.batch_at(0), last}) {
-    if (smallest_pass(batch, cut, least, job.batch.microbatch) >= least) continue;
+namespace {
+
+// Throws where a batch leaves a pass fewer samples than the model needs.
+void check_batches(const Job& job, const std::set<int64_t>& batches, int cut, int64_t least,
+                   int64_t train_samples) {
+  for (const int64_t batch : batches) {
+    if (batch == 0 || smallest_pass(batch, cut, least, job.batch.microbatch) >= least) continue;
     throw bad_input("a batch of " + std::to_string(batch) +
                         " leaves a forward pass a single sample, and batch-norm needs two",
                     "batch.global",
                     "an epoch has " + std::to_string(train_samples) +
                         " samples: change batch.global or batch.microbatch");
+  }
+}
+
+// Groups that wait must get their turn.
+void check_unfreezing(const Job& job, const Timeline& timeline, const Schedule& schedule) {
+  for (const GroupOptions& group : job.optimizer.groups) {
+    if (group.unfreeze_at.is_zero()) continue;
+    if (schedule.clock(group.unfreeze_at, timeline, "optimizer.groups.unfreeze_at") < schedule.end())
+      continue;
+    throw bad_input("a group would be unfrozen at " + to_string(group.unfreeze_at) + ", when the run is over",
+                    "optimizer.groups.unfreeze_at", "say freeze = true for what is never trained");
+  }
+}
+
+bool measures_noise(const Job& job) {
+  return job.run.diagnostics.noise_scale || job.schedule.warmup_until == WarmupUntil::kNoiseScale;
+}
+
+}  // namespace
+
+void check_rest(const Job& job, Model& model, int64_t train_samples, int world, const Progress& progress) {
+  const int64_t rest = train_samples - progress.samples % train_samples;
+  check_batches(job, {rest % job.batch.global}, virtual_workers(job, world), least_samples(model),
+                train_samples);
+}
+
+void check_fits(const Job& job, Model& model, int64_t train_samples, int world, const ScheduleState& state) {
+  const Timeline timeline = timeline_of(job, train_samples);
+  const Schedule schedule = schedule_of(job, timeline, state);
+  half_life_of(job, timeline);
+  check_unfreezing(job, timeline, schedule);
+  const int cut = virtual_workers(job, world);
+  const int64_t least = least_samples(model);
+  std::set<int64_t> batches{std::min(job.batch.global, train_samples),
+                            train_samples - (timeline.steps_per_epoch() - 1) * job.batch.global};
+  // While the batch grows, and in the epoch in which it has grown, others may be cut short.
+  for (int64_t step = 0; step < timeline.ramp_steps(); ++step)
+    batches.insert(timeline.batch_at(timeline.samples_after(step)));
+  const int64_t grown = timeline.samples_after(timeline.ramp_steps()),
+                rest = train_samples - grown % train_samples;
+  if (timeline.ramp_steps() > 0 && rest % job.batch.global > 0) batches.insert(rest % job.batch.global);
+  check_batches(job, batches, cut, least, train_samples);
+  const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
+  const bool one_pass = cut == 1 && (job.batch.microbatch == 0 || share <= job.batch.microbatch);
+  if (measures_noise(job) && one_pass) {
+    throw bad_input("one worker with one forward pass a step cannot tell the noise in its gradient",
+                    "run.diagnostics", "give batch.microbatch at most half of the batch, or more workers");
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "checkpoints/train_state.h"
 #include "data/dataset.h"
 #include "job/job.h"
 #include "models/model.h"
@@ -26,9 +27,23 @@ std::shared_ptr<Model> make_trainee(const Job& job, const DataShape& shape);
 // built-in model does not take.
 void check_model(const Job& job, const Dataset& data, Model& model, const NamedState& state);
 
+// The job as `world` workers have it: with batch.per_worker, what that makes the global batch.
+Job for_world(Job job, int world);
+
+// The steps of a run that trains on so many samples.
+Timeline timeline_of(const Job& job, int64_t train_samples);
+BatchRamp ramp_of(const Job& job, int64_t train_samples);
+
 // The schedule of a job, with what its optimizer asks for; and the optimizer's options, scaled with it.
-Schedule schedule_of(const Job& job, const Timeline& timeline);
+Schedule schedule_of(const Job& job, const Timeline& timeline, const ScheduleState& state = {});
 OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule);
+
+// What the schedule of a new run knows of its parent's. Throws bad_input where it is to go on with one that
+// is not there: `parent` is null for weights from elsewhere.
+ScheduleState starting_state(const Job& job, bool has_parent, const TrainState* parent);
+
+// Of averaged weights, in samples; 0: there are none. Throws bad_input for a share of a run by the clock.
+double half_life_of(const Job& job, const Timeline& timeline);
 
 // Whether more than half of the run is warm-up, and the job does not say that this is meant.
 bool warms_up_long(const Job& job, const Schedule& schedule);
@@ -36,6 +51,10 @@ bool warms_up_long(const Job& job, const Schedule& schedule);
 // What only job, model and data together show, looked at before anything is written. Throws bad_input for a
 // schedule that does not fit the data, for fewer virtual workers than ranks, and for a batch or a micro-batch
 // of a single sample where batch-norm needs two.
-void check_fits(const Job& job, Model& model, int64_t train_samples, int world);
+void check_fits(const Job& job, Model& model, int64_t train_samples, int world,
+                const ScheduleState& state = {});
+
+// The same of a run that goes on, in the middle of an epoch, with a batch that did not begin it.
+void check_rest(const Job& job, Model& model, int64_t train_samples, int world, const Progress& progress);
 
 }  // namespace rekindle

@@ -33,6 +33,7 @@ json to_json(const ParentFacts& facts) {
           {"weights", {facts.source.path.string(), facts.source.digest}},
           {"card", facts.card ? to_json(*facts.card) : json(nullptr)},
           {"gone", facts.gone},
+          {"state", facts.state ? to_json(*facts.state) : json(nullptr)},
           {"lineage", facts.exists() ? to_json(lineage) : json(nullptr)}};
 }
 
@@ -46,6 +47,8 @@ ParentFacts parent_facts_from(const json& text) {
   facts.gone = text["gone"];
   facts.source = {std::string(text["weights"][0]), text["weights"][1]};
   if (!text["card"].is_null()) facts.card = model_card_from_json(text["card"], "the parent's model.json");
+  if (text.contains("state") && !text["state"].is_null())
+    facts.state = train_state_from_json(text["state"], "the parent's state.json");
   const Lineage lineage = lineage_from_json(text["lineage"], "the parent's lineage.json");
   facts.increments = lineage.increments;
   facts.origin = lineage.origin;
@@ -66,6 +69,7 @@ ParentFacts facts_of(const Parent& parent) {
   }
   facts.path = parent.checkpoint->path.string();
   facts.card = parent.checkpoint->card;
+  facts.state = parent.checkpoint->state;
   const Lineage& lineage = parent.checkpoint->lineage;
   facts.increments = lineage.increments;
   facts.origin = lineage.origin;
@@ -98,7 +102,7 @@ ParentFacts recorded_parent(FileSystem& files, const std::filesystem::path& envi
 }
 
 ParentFacts find_the_parent(FileSystem& files, const Job& job, const std::filesystem::path& recorded) {
-  const bool with_optimizer = job.warm_start.optimizer == Carry::kLoad;
+  const bool with_optimizer = job.warm_start.reads_optimizer();
   if (!recorded.empty() && files.exists(recorded)) return recorded_parent(files, recorded, with_optimizer);
   if (job.warm_start.from.empty()) return {};
   const auto parent = find_parent(files, job.warm_start.from, job.run.line, with_optimizer);
@@ -195,7 +199,9 @@ void Referee::check_start(const std::optional<Scores>& validation, const LoadRep
   const WarmStartOptions& options = run_.job.warm_start;
   const bool as_it_is = options.include.empty() && options.exclude.empty() &&
                         options.weights == Carry::kLoad && options.batch_norm == Carry::kLoad &&
-                        parent_.classes(run_.data.classes()).child.empty();
+                        parent_.classes(run_.data.classes()).child.empty() &&
+                        (options.ema == Carry::kReset ||
+                         parent_.state.value_or(TrainState{}).averaged == run_.job.evaluation.averaged);
   if (!parent_.exists() || !as_it_is) return;
   if (validation) return compare_start(*validation, *validation_, loaded);
   if (!test_old_.empty()) compare_start(score(run_.model, test_old_, "test_old", "child", {}), *old_, loaded);

@@ -17,6 +17,7 @@ struct ParentFacts {
   std::string path;                         // of the checkpoint, or of the file where it is a bare one
   WeightSource source;                      // of its weights; read on rank 0 alone
   std::optional<ModelCard> card;            // none for weights from elsewhere
+  std::optional<TrainState> state;          // likewise
   std::vector<IncrementRecord> increments;  // that it or what it started from was trained on
   Origin origin;                            // of the line's first ancestor, where that came from elsewhere
   double held_out_test = 1;  // Lineage::held_out_test; 1: nothing is known to have been trained on

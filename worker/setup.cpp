@@ -52,6 +52,8 @@ GivesMemoryBack::~GivesMemoryBack() {
 void set_up_torch(const Job& job) {
   keep_freed_memory();
   at::set_num_threads(job.run.threads);
+  at::globalContext().setAllowTF32CuBLAS(job.run.tf32);
+  at::globalContext().setAllowTF32CuDNN(job.run.tf32);
   if (job.run.reproducible != Reproducible::kFast) {
     at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
     at::globalContext().setDeterministicFillUninitializedMemory(false);  // a pass over all that is allocated
@@ -86,7 +88,8 @@ Split split_data(Communicator& communicator, const Dataset& data, const Job& job
   return parts;
 }
 
-Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split) {
+Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split,
+                    const ScheduleState& state) {
   Trainee trainee;
   const GivesMemoryBack until_it_has_moved;
   together(communicator, "model", [&] {
@@ -94,7 +97,7 @@ Trainee build_model(Communicator& communicator, const Job& job, const Dataset& d
     trainee.model->to(communicator.device());
     trainee.state = state_of(*trainee.model);
     check_model(job, data, *trainee.model, trainee.state);
-    check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world());
+    check_fits(job, *trainee.model, static_cast<int64_t>(split.train.size()), communicator.world(), state);
   });
   check_same(communicator, shapes_text(trainee.state), "model",
              "the same names and shapes of parameters and buffers are needed everywhere");

@@ -8,6 +8,7 @@
 #include "comm/communicator.h"
 #include "comm/flat_parameters.h"
 #include "core/file_system.h"
+#include "core/schedule_state.h"
 #include "data/dataset.h"
 #include "data/split.h"
 #include "job/job.h"
@@ -45,6 +46,8 @@ struct Trainee {
   std::unique_ptr<FlatParameters> parameters;
 };
 
-Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split);
+// `state` is where the schedule begins.
+Trainee build_model(Communicator& communicator, const Job& job, const Dataset& data, const Split& split,
+                    const ScheduleState& state = {});
 
 }  // namespace rekindle

@@ -7,22 +7,36 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/text.h"
+#include "worker/precision.h"
 #include "worker/preflight.h"
 #include "worker/stop_signal.h"
+#include "worker/update.h"
 
 namespace rekindle {
 namespace {
 
 // What a row of the agreement holds: these, a flag for each parameter, and what the buffers changed by.
-enum : size_t { kLoss, kStop, kSeconds, kWritten, kSaveFailed, kPublished, kFirstParameter };
+enum : size_t {
+  kLoss,
+  kStop,
+  kSeconds,
+  kWritten,
+  kSaveFailed,
+  kPublished,
+  kPassSquares,
+  kPassInverses,
+  kPasses,
+  kFirstParameter
+};
 
-Timeline timeline_of(const Run& run) {
-  return Timeline(static_cast<int64_t>(run.split.train.size()), run.job.batch.global);
+bool measures_noise(const Job& job) {
+  return job.run.diagnostics.noise_scale || job.schedule.warmup_until == WarmupUntil::kNoiseScale;
 }
 
 double end_of(const Length& duration, const Timeline& timeline) {
@@ -40,6 +54,7 @@ ReducerOptions reducer_options(const Run& run, const SumPlan& plan) {
   const int64_t most = run.job.batch.microbatch, least = least_samples(run.model);
   ReducerOptions options;
   options.several_passes = false;
+  options.measures_passes = measures_noise(run.job);
   for (int64_t batch = 1; batch <= run.job.batch.global; ++batch) {
     const int64_t working = std::clamp<int64_t>(batch / least, 1, plan.leaves());
     options.several_passes |= most > 0 && (batch + working - 1) / working > most;
@@ -64,6 +79,7 @@ LoaderOptions loader_options(const Run& run) {
   options.rank = run.communicator.rank();
   options.world = run.communicator.world();
   options.global_batch = run.job.batch.global;
+  options.ramp = ramp_of(run.job, static_cast<int64_t>(run.split.train.size()));
   options.virtual_workers = virtual_workers(run.job, options.world);
   options.least_samples = least_samples(run.model);
   options.microbatch = run.job.batch.microbatch;
@@ -76,10 +92,10 @@ LoaderOptions loader_options(const Run& run) {
 
 }  // namespace
 
-Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
+Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card, const ScheduleState& state)
     : run_(run),
-      timeline_(timeline_of(run)),
-      schedule_(schedule_of(run.job, timeline_)),
+      timeline_(timeline_of(run.job, static_cast<int64_t>(run.split.train.size()))),
+      schedule_(schedule_of(run.job, timeline_, state)),
       plan_(plan_of(run)),
       reducer_(run.communicator, run.parameters, plan_, reducer_options(run, plan_)),
       optimizer_(Optimizer::create(optimizer_of(run.job, schedule_), run.parameters.layout(),
@@ -89,17 +105,47 @@ Trainer::Trainer(const Run& run, Lineage lineage, ModelCard card)
       log_every_(run.job.run.log_every, timeline_, run.job.run.duration),
       evaluate_every_(run.job.evaluation.every, timeline_, run.job.run.duration),
       save_every_(run.job.checkpoint.every, timeline_, run.job.run.duration),
-      check_every_(run.job.run.check_every, timeline_, run.job.run.duration) {}
+      check_every_(run.job.run.check_every, timeline_, run.job.run.duration),
+      schedule_state_(state),
+      half_life_(half_life_of(run.job, timeline_)) {
+  if (run.job.run.precision == Precision::kFloat16) loss_scale_.emplace();
+  if (run.job.run.diagnostics.update_ratio)
+    update_ratio_.emplace(run.communicator, run.parameters.layout(), run.job.optimizer);
+  const auto& parameters = run.parameters.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const GroupOptions* const group = group_of(run.job.optimizer, parameters[i].first);
+    if (group != nullptr && !group->unfreeze_at.is_zero())
+      unfreeze_at_.emplace_back(
+          i, schedule_.clock(group->unfreeze_at, timeline_, "optimizer.groups.unfreeze_at"));
+  }
+}
 
 bool Trainer::resume() {
   const std::optional<TrainState> state = checkpointer_.resume();
   if (!state) return false;
   progress_ = state->progress;
   best_ = state->best;
+  schedule_state_ = state->schedule;
+  if (loss_scale_ && state->loss_scale) loss_scale_ = state->loss_scale;
+  holds_average_ = state->averaged;
+  together(run_.communicator, "schedule", [&] {
+    schedule_ = schedule_of(run_.job, timeline_, schedule_state_);
+    check_rest(run_.job, run_.model, timeline_.epoch_samples(), run_.communicator.world(), progress_);
+  });
   return true;
 }
 
+void Trainer::start(const ParentFacts& parent) {
+  optimizer_->start_average();
+  const WarmStartOptions& options = run_.job.warm_start;
+  if (options.strategy == Strategy::kCold || !parent.exists()) return;
+  if (options.reads_optimizer())
+    checkpointer_.inherit_moments(parent.path, parent.classes(run_.data.classes()));
+  holds_average_ = options.ema == Carry::kLoad && parent.state && parent.state->averaged;
+}
+
 void Trainer::begin() {
+  hold(false);
   run_.model.train();
   statistics_ = std::make_unique<RunningStatistics>(run_.state);
   if (!run_.job.run.check_every.is_zero())
@@ -115,10 +161,14 @@ void Trainer::begin() {
   if (run_.is_root() && warms_up_long(run_.job, schedule_))
     log_warning(
         "the warm-up takes more than half of the run; schedule.long_warmup = true says that this is meant");
-  loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
+  start_loader();
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
   last_logged_ = progress_;
+}
+
+void Trainer::start_loader() {
+  loader_ = std::make_unique<Loader>(run_.data, run_.split.train, loader_options(run_), progress_.samples);
 }
 
 void Trainer::train_steps(int64_t count) {
@@ -129,22 +179,28 @@ void Trainer::train_steps(int64_t count) {
 Outcome Trainer::train() {
   checkpointer_.reserve();
   begin();
-  while (!is_finished()) {
+  while (!is_end(progress_)) {
     const Progress before = progress_;
     const Step step = train_step();
-    const bool last = is_finished() || step.stop;
-    log_step(step, before, last);
+    if (step.rolled_back) continue;
+    if (step.logs) log_step(step, before);
     checkpointer_.advance(step.saving);
-    evaluate_and_save(before, is_finished(), step.stop);
+    evaluate_and_save(before, is_end(progress_), step.stop);
     if (step.stop) return Outcome::kPreempted;
+    hold(false);
   }
+  hold(run_.job.evaluation.averaged);  // which is judged
   return Outcome::kDone;
 }
 
 // The way of a batch.
 Trainer::Step Trainer::train_step() {
   const StepBatches batches = loader_->next();
-  Step step{0, 0, schedule_.at(progress_), false, {}};
+  const Progress before = progress_;
+  Step step;
+  step.lr = schedule_.at(progress_, schedule_state_);
+  step.samples = batches.global_samples;
+  unfreeze();
   reducer_.start_step();
   int leaf = plan_.first_leaf(run_.communicator.rank());
   for (const std::vector<Batch>& passes : batches.shares) {
@@ -154,10 +210,31 @@ Trainer::Step Trainer::train_step() {
   show();
   step.squared_norm = reducer_.finish().squared_norm;
   agree(step);
-  update(step);
-  progress_.samples += batches.global_samples;
-  ++progress_.step;
+  Progress after = progress_;
+  after.samples += step.samples;
+  ++after.step;
+  step.logs = first_ || log_every_.due(before, after) || step.stop || is_end(after);
+  if (is_good(step)) {
+    update(step);
+  } else {
+    skip(step);
+    if (step.rolled_back) return step;
+  }
+  progress_ = after;
+  first_ = false;
+  if (is_good(step) &&
+      schedule_.hear(progress_, StepMeasures{step.loss, steady_noise_scale(schedule_state_)},
+                     schedule_state_) &&
+      run_.is_root())
+    log_info("the warm-up ends at step " + std::to_string(progress_.step));
   return step;
+}
+
+// What a group keeps frozen up to now costs no backward pass, and is left as it is as what the loss does not
+// depend on.
+void Trainer::unfreeze() {
+  for (const auto& [parameter, when] : unfreeze_at_)
+    run_.parameters.parameters()[parameter].second.requires_grad_(schedule_.now_in_run(progress_) >= when);
 }
 
 // Forward and backward of one virtual worker; a rank is one itself, but for any-world.
@@ -172,11 +249,23 @@ void Trainer::train_share(int leaf, const std::vector<Batch>& passes, int64_t gl
     // Weighted by its samples, so that the sum over passes and ranks is the mean over the global batch,
     // however uneven.
     const double weight = static_cast<double>(batch.samples()) / static_cast<double>(global_samples);
-    const at::Tensor mean = run_.model.loss(batch);
-    mean.backward(at::full({}, weight, mean.options()));
+    const double scaled = weight * (loss_scale_ ? loss_scale_->scale : 1);
+    const at::Tensor mean = loss_of(batch);
+    mean.backward(at::full({}, scaled, mean.options()));
     row[kLoss] += weight * mean.item<double>();
+    const auto samples = static_cast<double>(batch.samples());
+    row[kPassSquares] += reducer_.take_pass_squares() / (scaled * scaled);
+    row[kPassInverses] += 1 / samples;
+    row[kPasses] += 1;
     statistics_->add_change(weight, row.subspan(first_statistic()));
   }
+}
+
+at::Tensor Trainer::loss_of(const Batch& batch) {
+  const Autocast autocast(run_.job.run.precision, run_.communicator.device());
+  const at::Tensor loss = run_.model.loss(batch);
+  // A scale is beyond float16, and the weight of a pass would be rounded.
+  return run_.job.run.precision == Precision::kFloat32 ? loss : loss.to(at::kFloat);
 }
 
 // So dropout depends on where it is used and not on what came before: a resumed run draws the same.
@@ -211,24 +300,35 @@ void Trainer::agree(Step& step) {
   step.stop = agreed_[kStop] > 0;
   step.saving = {agreed_[kWritten], agreed_[kSaveFailed], agreed_[kPublished]};
   progress_.seconds = agreed_[kSeconds];
+  if (loss_scale_) step.squared_norm /= loss_scale_->scale * loss_scale_->scale;
 }
 
-void Trainer::update(const Step& step) {
+bool Trainer::is_good(const Step& step) const {
+  return std::isfinite(step.squared_norm) && std::isfinite(step.loss);
+}
+
+void Trainer::update(Step& step) {
   const double most = run_.job.optimizer.max_grad_norm, norm = std::sqrt(step.squared_norm);
-  if (!std::isfinite(norm) || !std::isfinite(step.loss)) return skip();
-  const double divisor = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
-  optimizer_->start_step(step.lr, divisor, unused_parameters());
-  if (optimizer_->looks_at_norms()) {
-    optimizer_->measure();
-    run_.communicator.host().all_reduce(optimizer_->squares(), Communicator::Op::kSum,
-                                        "norms of the parameters");
+  const double clip = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
+  const OptimizerOptions& options = run_.job.optimizer;
+  const double momentum = has_betas(options.name) ? schedule_.adam().beta1 : options.momentum;
+  const double age = half_life_ > 0 ? static_cast<double>(step.samples) / half_life_ : 0;
+  optimizer_->start_step({.lr = step.lr,
+                          .gradient_divisor = clip * (loss_scale_ ? loss_scale_->scale : 1),
+                          .momentum = schedule_.momentum_at(progress_, momentum, schedule_state_),
+                          .average_share = -std::expm1(-age * std::numbers::ln2),
+                          .untouched = unused_parameters()});
+  schedule_state_.lr = step.lr;
+  if (loss_scale_) adjust(*loss_scale_, true);
+  if (measures_noise(run_.job)) {
+    hear_noise({agreed_[kPassSquares], agreed_[kPassInverses], agreed_[kPasses]}, step.squared_norm,
+               step.samples, schedule_state_);
+    step.noise_scale = noise_scale(schedule_state_);
   }
-  // In the order of the next forward pass.
-  for (size_t bucket = reducer_.buckets().size(); bucket-- > 0;) {
-    optimizer_->update(bucket);
-    run_.communicator.all_gather(run_.parameters.flat(), reducer_.buckets()[bucket], kBlock);
-  }
-  run_.communicator.join("updated parameters");
+  const bool measures = update_ratio_ && step.logs;
+  if (measures) update_ratio_->before(*optimizer_);
+  update_together(run_.communicator, run_.parameters, reducer_.buckets(), *optimizer_);
+  if (measures) step.update_ratios = update_ratio_->after(*optimizer_);
   std::vector<std::span<const double>> changes;
   for (int leaf = 0; leaf < plan_.leaves(); ++leaf) {
     changes.push_back(agreement_->shown(leaf).subspan(first_statistic()));
@@ -236,8 +336,26 @@ void Trainer::update(const Step& step) {
   statistics_->apply(agreed_.subspan(first_statistic()), changes);
 }
 
-void Trainer::skip() {
-  if (run_.job.run.on_nan == OnNan::kStop) {
+// The weights that are trained, or their average where there is one.
+void Trainer::hold(bool averaged) {
+  if (half_life_ == 0 || averaged == holds_average_) return;
+  optimizer_->swap_average();
+  for (const Range& bucket : reducer_.buckets())
+    run_.communicator.all_gather(run_.parameters.flat(), bucket, kBlock);
+  run_.communicator.join("averaged weights");
+  holds_average_ = averaged;
+}
+
+void Trainer::skip(Step& step) {
+  if (loss_scale_ && loss_scale_->scale > 1 && std::isfinite(step.loss)) {  // the scale was too large
+    adjust(*loss_scale_, false);
+    return statistics_->reset();
+  }
+  // The weights and the samples of this step are no better at another rate: it goes back behind it.
+  if (run_.job.run.on_nan == OnNan::kRollback && schedule_state_.rollbacks < run_.job.run.max_rollbacks &&
+      checkpointer_.drop_from(progress_.step))
+    return roll_back(step);
+  if (run_.job.run.on_nan != OnNan::kSkip) {
     throw AgreedError(Error("loss or gradient is not finite at step " + std::to_string(progress_.step),
                             {"",
                              "lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
@@ -247,6 +365,27 @@ void Trainer::skip() {
   statistics_->reset();
   ++skipped_;
   if (run_.is_root()) log_warning("step " + std::to_string(progress_.step) + " skipped: not finite");
+}
+
+// To the last checkpoint before this step, and on from there with a lower rate. The clock goes on.
+void Trainer::roll_back(Step& step) {
+  const ScheduleState now = schedule_state_;
+  const Progress failed = progress_;
+  if (!resume()) throw AgreedError(Error("there is no checkpoint to go back to"));
+  progress_.seconds = failed.seconds;
+  schedule_state_.rollbacks = now.rollbacks + 1;
+  schedule_state_.rollback_factor = now.rollback_factor * run_.job.run.rollback_lr_factor;
+  hold(false);
+  statistics_ = std::make_unique<RunningStatistics>(run_.state);
+  start_loader();
+  last_logged_ = progress_;
+  step.rolled_back = true;
+  run_.metrics.write(
+      "rollback",
+      {{"step", failed.step}, {"to_step", progress_.step}, {"lr_factor", schedule_state_.rollback_factor}});
+  if (run_.is_root())
+    log_warning("step " + std::to_string(failed.step) + " is not finite: back to step " +
+                std::to_string(progress_.step) + ", and on with a lower rate");
 }
 
 // What no rank gave a gradient for: it must not decay. Each with the padding behind it, so that the kernels
@@ -260,7 +399,8 @@ std::vector<Range> Trainer::unused_parameters() {
     const bool last = i + 1 == entries.size();
     unused.push_back(
         {entries[i].range.begin, last ? run_.parameters.layout().size() : entries[i + 1].range.begin});
-    names.push_back("'" + entries[i].name + "'");
+    const bool frozen = !run_.parameters.parameters()[i].second.requires_grad();
+    if (!frozen) names.push_back("'" + entries[i].name + "'");
   }
   if (!names.empty() && !named_unused_ && run_.is_root()) {
     log_warning("the loss does not depend on " + enumerate(names) + ": left as they are");
@@ -273,27 +413,32 @@ size_t Trainer::first_statistic() const {
   return kFirstParameter + run_.parameters.parameters().size();
 }
 
-bool Trainer::is_finished() const {
-  if (run_.job.run.duration.is_time()) return progress_.seconds >= run_.job.run.duration.value;
-  return static_cast<double>(progress_.samples) >= end_;
+bool Trainer::is_end(const Progress& progress) const {
+  if (run_.job.run.duration.is_time()) return progress.seconds >= run_.job.run.duration.value;
+  return static_cast<double>(progress.samples) >= end_;
 }
 
-void Trainer::log_step(const Step& step, const Progress& at, bool last) {
-  const bool due = first_ || last || log_every_.due(at, progress_);
-  first_ = false;
-  if (!due) return;
+void Trainer::log_step(const Step& step, const Progress& at) {
   const double seconds = progress_.seconds - last_logged_.seconds;
   const auto samples = static_cast<double>(progress_.samples - last_logged_.samples);
   last_logged_ = progress_;
-  run_.metrics.write(
-      "step", {{"step", at.step},
-               {"samples", at.samples},
-               {"epoch", static_cast<double>(at.samples) / static_cast<double>(timeline_.epoch_samples())},
-               {"loss", step.loss},
-               {"lr", step.lr},
-               {"grad_norm", std::sqrt(step.squared_norm)},
-               {"samples_per_second", seconds > 0 ? samples / seconds : 0.0},
-               {"time", unix_seconds()}});
+  nlohmann::ordered_json fields{
+      {"step", at.step},
+      {"samples", at.samples},
+      {"epoch", static_cast<double>(at.samples) / static_cast<double>(timeline_.epoch_samples())},
+      {"loss", step.loss},
+      {"lr", step.lr},
+      {"grad_norm", std::sqrt(step.squared_norm)},
+      {"samples_per_second", seconds > 0 ? samples / seconds : 0.0},
+      {"time", unix_seconds()}};
+  if (loss_scale_) fields["loss_scale"] = loss_scale_->scale;
+  if (step.noise_scale) {
+    fields["noise_scale"] = *step.noise_scale;
+    const auto gain = adascale_gain(schedule_state_, run_.job.schedule.base_batch, step.samples);
+    if (gain) fields["adascale_gain"] = *gain;
+  }
+  for (const auto& [group, ratio] : step.update_ratios) fields["update_ratio"][group] = ratio;
+  run_.metrics.write("step", std::move(fields));
 }
 
 // Who is asked to stop may be given half a minute: it saves and evaluates nothing that is not due, so that a
@@ -302,13 +447,37 @@ void Trainer::evaluate_and_save(const Progress& before, bool finished, bool stop
   const bool evaluates = finished || evaluate_every_.due(before, progress_);
   const bool due = finished || save_every_.due(before, progress_), saves = due || stops;
   if (guard_ && (saves || check_every_.due(before, progress_))) guard_->check(progress_.step);
+  if (evaluates || saves) hold(run_.job.evaluation.averaged);
   if (evaluates) {
     const std::optional<Scores> scores = evaluate_validation();
+    // One at the end alone is no look: a run that is made longer has the same rates as one that was.
+    if (scores && evaluate_every_.due(before, progress_)) hear_scores(*scores);
     if (scores && due) note_best(*scores);  // the best of those that can be gone back to
     run_.model.train();
   }
-  if (saves) checkpointer_.save(progress_, best_);
+  if (saves) checkpointer_.save(state());
   if (finished || stops) checkpointer_.finish();
+}
+
+TrainState Trainer::state() const {
+  TrainState state;
+  state.progress = progress_;
+  state.best = best_;
+  state.schedule = schedule_state_;
+  state.loss_scale = loss_scale_;
+  state.averaged = holds_average_;
+  return state;
+}
+
+void Trainer::hear_scores(const Scores& scores) {
+  const bool warm = schedule_state_.warmup_end.has_value();
+  if (!schedule_.hear(progress_, ValidationMeasures{scores.mean_loss(), scores.accuracy()},
+                      schedule_state_) ||
+      !run_.is_root())
+    return;
+  log_info(warm == schedule_state_.warmup_end.has_value()
+               ? "no gain on the validation data: the rate falls"
+               : "the warm-up ends at step " + std::to_string(progress_.step));
 }
 
 void Trainer::note_best(const Scores& scores) {
@@ -319,6 +488,7 @@ void Trainer::note_best(const Scores& scores) {
 }
 
 std::optional<Scores> Trainer::evaluate_validation() {
+  hold(run_.job.evaluation.averaged);
   if (run_.split.validation.empty()) return std::nullopt;
   Scores scores =
       evaluate(run_.communicator, run_.model, run_.data, run_.split.validation, run_.evaluate_options());

@@ -14,7 +14,9 @@
 #include "schedules/schedule.h"
 #include "worker/checkpointer.h"
 #include "worker/desync_guard.h"
+#include "worker/diagnostics.h"
 #include "worker/interval.h"
+#include "worker/referee.h"
 #include "worker/run.h"
 #include "worker/running_statistics.h"
 
@@ -25,11 +27,15 @@ enum class Outcome { kDone, kPreempted };
 // The training loop of one rank. All calls are collective.
 class Trainer {
  public:
-  // Throws bad_input for a job whose parts do not fit together.
-  Trainer(const Run& run, Lineage lineage, ModelCard card);
+  // `state` is where the schedule of a new run begins. Throws bad_input for a job whose parts do not fit
+  // together.
+  Trainer(const Run& run, Lineage lineage, ModelCard card, const ScheduleState& state = {});
 
   // Goes on from the run directory's newest valid checkpoint. False where there is none.
   bool resume();
+
+  // A new run, whose weights are there: takes over what else the job wants of the parent.
+  void start(const ParentFacts& parent);
 
   // Trains to the end of the run, or until a stop is asked for; ends with a checkpoint either way.
   Outcome train();
@@ -40,29 +46,41 @@ class Trainer {
   const Progress& progress() const { return progress_; }
   Checkpointer& checkpointer() { return checkpointer_; }
   int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
-  std::optional<Scores> evaluate_validation();  // and logs it; none where nothing is held out
+  // Of the model that is saved and judged; and logs it. None where nothing is held out.
+  std::optional<Scores> evaluate_validation();
 
  private:
   struct Step {  // what became of one
-    double loss, squared_norm, lr;
-    bool stop;
-    Checkpointer::Sign saving;
+    double loss = 0, squared_norm = 0, lr = 0;
+    int64_t samples = 0;
+    bool stop = false, rolled_back = false, logs = false;
+    Checkpointer::Sign saving = {};
+    std::optional<double> noise_scale = {};
+    std::vector<std::pair<std::string, double>> update_ratios = {};  // where they are to be logged
   };
 
   void begin();
+  void start_loader();
   Step train_step();
+  void unfreeze();
   void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
+  at::Tensor loss_of(const Batch& batch);
   void seed_dropout(int leaf);
   void show();
   void agree(Step& step);
-  void update(const Step& step);
-  void skip();
+  bool is_good(const Step& step) const;
+  void update(Step& step);
+  void hold(bool averaged);
+  void skip(Step& step);
+  void roll_back(Step& step);
   std::vector<Range> unused_parameters();
-  size_t first_statistic() const;  // in a row of the agreement
-  bool is_finished() const;
-  void log_step(const Step& step, const Progress& at, bool last);
+  size_t first_statistic() const;               // in a row of the agreement
+  bool is_end(const Progress& progress) const;  // of the run
+  void log_step(const Step& step, const Progress& at);
   void evaluate_and_save(const Progress& before, bool finished, bool stops);
+  void hear_scores(const Scores& scores);
   void note_best(const Scores& scores);
+  TrainState state() const;
 
   const Run& run_;
   Timeline timeline_;
@@ -74,8 +92,14 @@ class Trainer {
   double end_;  // of the run, in samples; endless where it ends by time
   Interval log_every_, evaluate_every_, save_every_, check_every_;
   Progress progress_;
-  std::optional<Best> best_;  // evaluation so far
-  int64_t skipped_ = 0;       // updates, because of NaN
+  ScheduleState schedule_state_;
+  std::optional<LossScale> loss_scale_;  // with float16
+  std::optional<Best> best_;             // evaluation so far
+  int64_t skipped_ = 0;                  // updates, because of NaN
+  double half_life_;                     // of averaged weights, in samples; 0: none
+  bool holds_average_ = false;           // the parameters do, and the optimizer the trained weights
+  std::vector<std::pair<size_t, double>> unfreeze_at_;  // parameter, and when on the schedule's clock
+  std::optional<UpdateRatio> update_ratio_;
 
   // From the first step on.
   std::unique_ptr<RunningStatistics> statistics_;

@@ -20,6 +20,7 @@
 #include "worker/environment.h"
 #include "worker/line.h"
 #include "worker/model_card.h"
+#include "worker/preflight.h"
 #include "worker/referee.h"
 #include "worker/setup.h"
 #include "worker/stop_signal.h"
@@ -103,7 +104,7 @@ std::filesystem::path open_directory(Communicator& communicator, FileSystem& fil
   return directory;
 }
 
-LoadReport warm_start(const Run& run, const ParentFacts& parent, Trainer& trainer) {
+LoadReport warm_start(const Run& run, const ParentFacts& parent) {
   const WarmStartOptions& options = run.job.warm_start;
   if (options.from.empty() || options.strategy == Strategy::kCold || !parent.exists()) {
     const bool nothing_yet = !parent.exists() && !options.from.empty();
@@ -114,7 +115,6 @@ LoadReport warm_start(const Run& run, const ParentFacts& parent, Trainer& traine
   const HeadClasses classes = parent.classes(run.data.classes());
   const LoadReport report =
       load_weights(run.communicator, run.files, parent.source, run.state, options, classes);
-  if (options.optimizer == Carry::kLoad) trainer.checkpointer().inherit_moments(parent.path, classes);
   run.metrics.write("warm_start", {{"parent", parent.digest},
                                    {"loaded", report.loaded_share()},
                                    {"fresh", 1 - report.loaded_share()},
@@ -137,7 +137,10 @@ void prepare(const Run& run, const ParentFacts& parent, Trainer& trainer, Refere
                                                                   {"build", build_name()}});
   if (resumed && run.is_root()) log_info("resuming at step " + std::to_string(trainer.progress().step));
   LoadReport loaded;
-  if (!resumed) loaded = warm_start(run, parent, trainer);
+  if (!resumed) {
+    loaded = warm_start(run, parent);
+    trainer.start(parent);
+  }
   referee.hear_parent();
   if (resumed) return;
   const std::optional<Scores> validation = trainer.evaluate_validation();
@@ -178,8 +181,10 @@ bool parent_stays(const std::string& verdict, bool promoted) {
   return verdict != "promoted" && !promoted;
 }
 
-ExitCode train_and_judge(const Run& run, const ParentFacts& parent, bool unfinished, bool exit_code) {
-  Trainer trainer(run, lineage_of(run.job, parent), card_of(run.job, run.data.shape(), run.data.classes()));
+ExitCode train_and_judge(const Run& run, const ParentFacts& parent, const ScheduleState& schedule,
+                         bool unfinished, bool exit_code) {
+  Trainer trainer(run, lineage_of(run.job, parent), card_of(run.job, run.data.shape(), run.data.classes()),
+                  schedule);
   Referee referee(run, parent);
   try {
     prepare(run, parent, trainer, referee, unfinished);
@@ -263,7 +268,10 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
     together(communicator, "preprocessing",
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
-  const Trainee trainee = build_model(communicator, job, data, split);
+  ScheduleState schedule;
+  together(communicator, "schedule",
+           [&] { schedule = starting_state(job, parent.exists(), parent.state ? &*parent.state : nullptr); });
+  const Trainee trainee = build_model(communicator, job, data, split, schedule);
   const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
   together(
@@ -271,7 +279,7 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   const Run run{job,           communicator, files,          directory,
                 data,          split,        *trainee.model, *trainee.parameters,
                 trainee.state, metrics};
-  return train_and_judge(run, parent, unfinished, exit_code);
+  return train_and_judge(run, parent, schedule, unfinished, exit_code);
 }
 
 ExitCode perform(Communicator& communicator, const Request& request) {
@@ -279,12 +287,17 @@ ExitCode perform(Communicator& communicator, const Request& request) {
     bench_all_reduce(communicator, request.arguments.bench);
     return ExitCode::kDone;
   }
-  set_up_torch(*request.job);
+  const Job job = for_world(*request.job, communicator.world());
+  set_up_torch(job);
   if (request.arguments.task == Task::kBenchStep) {
-    bench_step(communicator, *request.job, request.arguments.bench);
+    bench_step(communicator, job, request.arguments.bench);
     return ExitCode::kDone;
   }
-  return run_job(communicator, *request.job, request.arguments.exit_code);
+  if (request.arguments.task == Task::kBenchOptimizer) {
+    bench_optimizer(communicator, job, request.arguments.bench);
+    return ExitCode::kDone;
+  }
+  return run_job(communicator, job, request.arguments.exit_code);
 }
 
 // One process alone, before there is any MPI.

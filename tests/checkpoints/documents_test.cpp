@@ -49,7 +49,7 @@ TEST(Documents, NumbersReadBackToTheSameBits) {
 
 TEST(Documents, KeysOfALaterVersionAreLeftAlone) {
   json later = to_json(some_state(3));
-  later["schedule"] = {{"plateau", 2}};
+  later["weather"] = {{"plateau", 2}};
   EXPECT_EQ(train_state_from_json(later, ""), some_state(3));
 }
 
@@ -76,6 +76,14 @@ TEST(Documents, WhatIsWrongIsNamedWithFileAndKey) {
       {s, state, "/worlds/0/world", 0, "\"world\""},
       {s, state, "/worlds/0/world", int64_t{1} << 40, "\"world\""},
       {s, state, "/job", "not a digest", "\"job\""},
+      {s, state, "/schedule/lr", "0.1", "\"lr\""},
+      {s, state, "/schedule/rollbacks", -1, "\"rollbacks\""},
+      {s, state, "/schedule/reached", "x", "\"reached\""},
+      {s, state, "/schedule/warmup_end/samples", 1.5, "\"samples\""},
+      {s, state, "/schedule/origin/samples", -1, "\"samples\""},
+      {s, state, "/schedule/warmup/waited", 0.5, "\"waited\""},
+      {s, state, "/schedule/noise/sum", "1", "\"sum\""},
+      {s, state, "/loss_scale/scale", nullptr, "\"scale\""},
       {l, lineage, "/parent", "x", "\"parent\""},
       {l, lineage, "/job", "", "\"job\""},
       {l, lineage, "/increments/1/seen", "2", "\"seen\""},

@@ -20,6 +20,23 @@ inline TrainState some_state(int64_t step) {
   state.optimizer_steps = step;
   state.worlds = {{0, 2}};
   state.job_digest = digest_of("job");
+  state.schedule.origin = {640, 10, 1.5};
+  state.schedule.start_lr = 0.01;
+  state.schedule.lr = 0.05;
+  state.schedule.warmup_end = Progress{320, 5, 0.75};
+  state.schedule.reached = 0.625;
+  state.schedule.peak_factor = 0.5;
+  state.missed_steps = {{"head.weight", 3}};
+  state.schedule.warmup = {0.7, 2, 0};
+  state.schedule.plateau = {{}, 1, 3};
+  state.schedule.loss = {1.0 / 3, 0.5};
+  state.schedule.noise = {12.5, 0.25};
+  state.schedule.signal = {-0.5, 0.25};
+  state.schedule.plateau_factor = 0.1;
+  state.schedule.rollback_factor = 0.5;
+  state.schedule.rollbacks = 1;
+  state.loss_scale = {4096, 17};
+  state.averaged = true;
   return state;
 }
 

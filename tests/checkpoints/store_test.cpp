@@ -240,6 +240,18 @@ TEST_F(StoreTest, AFailedSyncIsNotTriedAgain) {
   EXPECT_THAT(names_there(), IsEmpty());
 }
 
+TEST_F(StoreTest, ARunThatGoesBackForgetsWhatItGoesBackBehind) {
+  CheckpointStore checkpoints = store(9);
+  EXPECT_FALSE(checkpoints.drop_from(5));  // there is none
+  for (const int64_t step : {10, 20, 30}) save(files_, checkpoints, step);
+  EXPECT_FALSE(checkpoints.drop_from(10));  // none before
+  EXPECT_EQ(newest(checkpoints), 30);
+  EXPECT_TRUE(checkpoints.drop_from(20));
+  EXPECT_EQ(newest(checkpoints), 10);
+  EXPECT_THAT(names_there(), ElementsAre("latest", step(10)));
+  EXPECT_EQ(files_.read_link(path_ / "latest"), step(10));
+}
+
 TEST_F(StoreTest, AFailureToPruneIsAComplaintAndNotALostCheckpoint) {
   FaultyFileSystem files;
   CheckpointStore checkpoints(files, path_, {.every = {}, .keep = 2});

@@ -28,6 +28,27 @@ TEST(Timeline, StepsAndSamplesMapBothWays) {
   }
 }
 
+TEST(Timeline, ABatchThatGrowsDoesSoInProportionToWhatWasSeen) {
+  const Timeline timeline(1000, 320, {32, 1500});
+  EXPECT_EQ(timeline.batch_at(0), 32);
+  EXPECT_EQ(timeline.batch_at(150), 32);  // 32 + 28.8
+  EXPECT_EQ(timeline.batch_at(170), 64);  // 32 + 32.6
+  EXPECT_EQ(timeline.batch_at(980), 20);  // the end of the epoch
+  EXPECT_EQ(timeline.batch_at(1499), 288);
+  EXPECT_EQ(timeline.batch_at(1500), 320);
+  int64_t seen = 0, last = 0;
+  for (int64_t step = 0; step < 60; ++step) {
+    EXPECT_EQ(timeline.samples_after(step), seen) << step;
+    EXPECT_EQ(timeline.steps_at(seen), step);
+    if (step > 0) EXPECT_EQ(timeline.steps_at(seen - 1), step - 1);
+    last = timeline.batch_at(seen);
+    EXPECT_GT(last, 0);
+    seen += last;
+  }
+  EXPECT_GT(timeline.ramp_steps(), 8);
+  EXPECT_EQ(timeline.samples_in({5, Unit::kBatches}, 0), 5 * 32);
+}
+
 TEST(Timeline, LengthsInSamples) {
   const Timeline timeline(1000, 300);
   EXPECT_EQ(timeline.samples_in({250, Unit::kSamples}, 0), 250);
@@ -41,6 +62,7 @@ TEST(Timeline, LengthsInSamples) {
 TEST(Timeline, NothingToTrainOnIsRefused) {
   EXPECT_THROW(Timeline(0, 10), Error);
   EXPECT_THROW(Timeline(10, 0), Error);
+  EXPECT_THROW(Timeline(10, 10, {1, 1e9}), Error);
 }
 
 }  // namespace

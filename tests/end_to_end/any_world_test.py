@@ -13,6 +13,20 @@ LARS = 'optimizer={name="lars", weight_decay=0.01, trust_coefficient=0.1, layer_
 ADAMW = 'optimizer={name="adamw", max_grad_norm=1.0}', "schedule.base_lr=0.003"
 ENDLESS = "run.duration=100000000ba"
 
+# What a run measures decides its rates, and what is kept beside its weights: a small model is enough for that.
+SMALL = "model.hidden=[24, 16]", "data.path=small.safetensors"
+MEASURED = {
+    "averaged": ('optimizer={name="adamw", max_grad_norm=1.0, ema_half_life="5ba"}', "schedule.base_lr=0.02",
+                 "run.precision=bfloat16", "evaluation.every=3ba", "schedule.warmup_until=training-loss",
+                 "schedule.warmup_bound=2.35", "schedule.warmup=12ba", "schedule.decay=plateau",
+                 "schedule.decay_metric=accuracy", "schedule.decay_factor=0.9", "schedule.decay_patience=1"),
+    "trained": ('optimizer={name="lamb", ema_half_life="5ba", groups=[{match=["layers.0.*"], unfreeze_at="8ba"}]}',
+                "evaluation.weights=trained", "schedule.base_lr=0.01", "run.precision=float16",
+                "model.batch_norm=false",
+                "schedule.warmup_until=noise-scale", "schedule.warmup_patience=3", "schedule.warmup=44ba",
+                "schedule.warmup_momentum=0.5", "schedule.decay=inverse-sqrt"),
+}
+
 
 class AnyWorld(harness.Case):
     def setUp(self):
@@ -49,10 +63,11 @@ class AnyWorld(harness.Case):
             log_every = "1ba"
             """)
 
-    def train(self, name, *settings, workers):
+    def train(self, name, *settings, workers, buckets="3 buckets"):
         directory = self.folder / name
         result = self.run_well(self.job, f"run.directory={directory}", *settings, workers=workers)
-        self.assert_says(result, "gradients travel in 3 buckets")   # what crosses their borders is part of the question
+        # What crosses their borders is part of the question.
+        self.assert_says(result, f"gradients travel in {buckets}")
         return directory
 
     def what_counts(self, directory):
@@ -77,6 +92,46 @@ class AnyWorld(harness.Case):
                 with self.subTest(name, workers=workers):
                     self.assertEqual(runs[workers][1], runs[1][1])
                     self.assertTrue(runs[workers][0] == runs[1][0], "weights differ")
+
+    def test_what_was_measured(self):
+        """On one worker, on two, and killed on three and ended on two."""
+        small = harness.clusters(203, classes=10, features=784, spread=3)
+        self.write_data({"x": small["x"] * 100, "y": small["y"]}, "small.safetensors")   # float16 overflows at first
+        for name, settings in MEASURED.items():
+            with self.subTest(name):
+                settings = *SMALL, *settings, "schedule.long_warmup=true"
+                killed = self.folder / f"killed-{name}"
+                endless = harness.launch(self.job, f"run.directory={killed}", ENDLESS, *settings, workers=3)
+                with harness.Live(endless) as live:
+                    live.wait_for(lambda: any(e["step"] >= 40 for e in harness.events(killed, "checkpoint")))
+                    live.kill_rank(2)
+                    self.assertEqual(live.result().code, 1)
+                end = f"run.duration={int(harness.latest(killed).name.removeprefix('step-')) + 5}ba"
+                ended = self.whole(self.train(killed.name, *settings, end, workers=2, buckets="1 bucket"))
+                state = ended["state"]
+                self.assertIn("warmup_end", state["schedule"])
+                if name == "averaged":
+                    self.assertTrue(state["averaged"])
+                    self.assertLess(state["schedule"]["plateau_factor"], 1)
+                else:
+                    self.assertLess(state["loss_scale"]["scale"], 65536)
+                for workers in 1, 2:
+                    alone = self.whole(self.train(f"{name}-{workers}", *settings, end, workers=workers,
+                                                  buckets="1 bucket"))
+                    self.assertEqual(ended["state"], alone["state"])
+                    self.assertEqual(ended["steps"], alone["steps"])
+                    self.assertTrue(ended["model"] == alone["model"])
+                    self.assertEqual(ended["moments"], alone["moments"])
+
+    def whole(self, directory):
+        """All that a run ends with, but for what the clock says and the numbers of workers."""
+        latest = harness.latest(directory)
+        steps = {step: {key: value for key, value in event.items() if key not in ("time", "samples_per_second")}
+                 for step, event in harness.steps(directory).items()}
+        state = harness.document(latest / "state.json")
+        return {"model": harness.model_bytes(directory), "steps": steps,
+                "state": harness.without_seconds({key: value for key, value in state.items() if key != "worlds"}),
+                "moments": {name: moment.tobytes() for name, moment in harness.moments(latest).items()}}
 
     def test_statistics_move_once_a_step(self):
         """What batch-norm saw in four passes is what it saw in one: their mean, not one after the other."""

@@ -88,7 +88,7 @@ class BadInput(harness.Case):
         self.assertFalse(self.directory.exists())
 
     def test_not_in_this_version(self):
-        for setting in ('data.use="new"', "run.precision=bfloat16", "model.name=bert",
+        for setting in ('data.use="new"', "warm_start.load.optimizer=rescale", "model.name=bert",
                         "warm_start.strategy=fire", "run.max_restarts=3"):
             with self.subTest(setting=setting):
                 result = self.run_well(self.job, setting, code=78)

@@ -182,6 +182,12 @@ def cut_off_behind(directory, kind):
     (directory / "metrics.jsonl").write_text("".join(lines))
 
 
+def without_seconds(state):
+    """What a checkpoint's state says, but for the clock."""
+    return ({key: without_seconds(value) for key, value in state.items() if key != "seconds"}
+            if isinstance(state, dict) else state)
+
+
 # What a run is given.
 
 def clusters(samples, classes=4, features=8, seed=0, spread=1.0, centres_seed=0):

@@ -166,7 +166,7 @@ class Plan(Look):
         for step, samples, lr in row["schedule"]:
             self.assertEqual([samples, lr], [steps[step]["samples"], steps[step]["lr"]])
         self.assertEqual(rows[0]["schedule"], rows[2]["schedule"])
-        self.assertIn("warm-up, steps", self.plan("--workers", "1,64"))
+        self.assertIn("warm-up steps", self.plan("--workers", "1,64"))
 
     def logged(self):
         return "run.log_every=1ba", "checkpoint.every=10ep"

@@ -97,24 +97,31 @@ def two_groups(model, decay):
             {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
 
 
-def train(model, optimizer, data, batch, count, rate, max_norm=math.inf):
-    """Returns loss, rate and gradient norm of each step."""
+def train(model, optimizer, data, batch, count, rate, max_norm=math.inf, before=lambda step: None,
+          prepare=lambda: None, after=lambda samples: None):
+    """Returns loss, rate and gradient norm of each step. Around it: `before` it, `prepare` right before the update, and
+    `after` it, with the samples that it saw."""
     history, seen = [], 0
     for positions in batches(len(data["y"]), batch, count):
         x, y = data["x"][positions], data["y"][positions]
         for group in optimizer.param_groups:
             group["lr"] = rate(seen) * group.get("factor", 1)
+        before(len(history))
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        prepare()
         optimizer.step()
         history.append({"loss": loss.item(), "lr": rate(seen), "grad_norm": norm.item(), "samples": seen})
         seen += len(y)
+        after(len(y))
     return history
 
 
-class Oracle(harness.Case):
+class Replay(harness.Case):
+    """A test that runs a job and does the same in PyTorch."""
+
     def prepare(self, model, data):
         """Writes what both sides get: the data and the initial weights."""
         self.data = {name: torch.from_numpy(tensor) for name, tensor in data.items()}
@@ -131,12 +138,12 @@ class Oracle(harness.Case):
                 self.compare(harness.steps(directory), history)
                 self.compare_weights(harness.weights(directory), model.state_dict())
 
-    def compare(self, steps, history):
+    def compare(self, steps, history, rate=1e-9):
         self.assertEqual(sorted(steps), list(range(len(history))))
         for number, theirs in enumerate(history):
             ours = steps[number]
             self.assertEqual(ours["samples"], theirs["samples"], f"step {number}")
-            for name, tolerance in {"loss": 1e-4, "grad_norm": 1e-3, "lr": 1e-9}.items():
+            for name, tolerance in {"loss": 1e-4, "grad_norm": 1e-3, "lr": rate}.items():
                 error = abs(ours[name] - theirs[name])
                 self.assertLessEqual(error, tolerance * abs(theirs[name]),
                                      f"step {number}: {name} is {ours[name]}, the oracle's {theirs[name]}")
@@ -146,6 +153,8 @@ class Oracle(harness.Case):
         for name, tensor in theirs.items():
             torch.testing.assert_close(torch.from_numpy(ours[name].copy()), tensor, rtol=1e-3, atol=1e-4, msg=name)
 
+
+class Oracle(Replay):
     def test_sgd(self):
         # 482 samples in batches of 24: the last one of an epoch has 2, so of 3 or 4 workers some have none of it.
         torch.manual_seed(1)
@@ -319,6 +328,96 @@ class Oracle(harness.Case):
                                       {"params": [last.bias], "factor": 3}], lr=1)
         history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.01)
         self.check(job, history, model, worlds=[1, 3])
+
+    def test_groups_that_thaw(self):
+        """Layer by layer, the last one first. What is frozen does not move and has no momentum yet. The last batch of
+        an epoch has 2 samples, so some of 3 workers have none."""
+        torch.manual_seed(7)
+        model = Mlp(6, [10, 10], 3)
+        initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.prepare(model, harness.clusters(162, classes=3, features=6, spread=3))
+        job = self.write_job("""
+            [model]
+            hidden = [10, 10]
+            [data]
+            path = "data.safetensors"
+            shuffle = false
+            [batch]
+            global = 16
+            [optimizer]
+            momentum = 0.9
+            weight_decay = 0.01
+            groups = [
+              { match = ["layers.0.*"], unfreeze_at = "60ba", lr_factor = 0.5 },
+              { match = ["layers.1.*"], unfreeze_at = "30ba" },
+            ]
+            [schedule]
+            base_lr = 0.05
+            [warm_start]
+            from = "initial.safetensors"
+            [checkpoint]
+            every = "30ba"
+            keep = 10
+            [run]
+            directory = "run"
+            duration = "100ba"
+            log_every = "1ba"
+            """)
+        begins = {0: 60, 1: 30, 2: 0}
+
+        def thaw(step):
+            for layer, begin in begins.items():
+                model.layers[layer].requires_grad_(step >= begin)
+
+        groups = [{**group, "params": [p], "factor": 0.5 if layer == 0 else 1}
+                  for layer in begins for group in two_groups(model.layers[layer], 0.01) for p in group["params"]]
+        optimizer = torch.optim.SGD(groups, lr=1, momentum=0.9)
+        history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.05, before=thaw)
+        self.check(job, history, model, worlds=[1, 3])
+        for checkpoint in sorted((self.folder / "workers-3" / "checkpoints").glob("step-*")):
+            step = int(checkpoint.name.removeprefix("step-"))
+            weights, momentum = harness.load_file(checkpoint / "model.safetensors"), harness.moments(checkpoint)
+            for name, tensor in initial.items():
+                frozen = step <= begins[int(name.split(".")[1])]
+                with self.subTest(step=step, name=name):
+                    self.assertEqual((weights[name] == tensor.numpy()).all(), frozen)
+                    self.assertEqual(momentum[f"{name} momentum_buffer"].any(), not frozen)
+
+    def test_cut_off_gradients(self):
+        torch.manual_seed(8)
+        model = Mlp(6, [10], 3)
+        self.prepare(model, harness.clusters(160, classes=3, features=6, spread=3))
+        job = self.write_job("""
+            [model]
+            hidden = [10]
+            [data]
+            path = "data.safetensors"
+            shuffle = false
+            [batch]
+            global = 16
+            microbatch = 3
+            [optimizer]
+            momentum = 0.9
+            max_grad_value = 0.05
+            [schedule]
+            base_lr = 0.05
+            [warm_start]
+            from = "initial.safetensors"
+            [run]
+            directory = "run"
+            duration = "60ba"
+            log_every = "1ba"
+            """)
+        cut = []
+
+        def clip():
+            cut.extend((p.grad.abs() > 0.05).float().mean().item() for p in model.parameters())
+            torch.nn.utils.clip_grad_value_(model.parameters(), 0.05)
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9)
+        history = train(model, optimizer, self.data, batch=16, count=60, rate=lambda seen: 0.05, prepare=clip)
+        self.assertTrue(any(cut) and not all(cut), "the test needs elements of both kinds")
+        self.check(job, history, model, worlds=[2])
 
     def test_pytorchs_own_schedules(self):
         torch.manual_seed(4)

@@ -14,6 +14,43 @@ import numpy
 import harness
 
 ENDLESS = "run.duration=100000000ba"
+ADAMW = 'optimizer={name="adamw", max_grad_norm=1.0, ema_half_life="5ba"}'
+
+# Jobs with what a run keeps besides weights and moments: settings; the end, where it may not be soon behind the kill;
+# and what must be so in the state.json of the checkpoint that it goes on from, and of the last one.
+LATER = 2000   # a step that a run that is killed has not come to
+KEPT = {
+    "averaged": (
+        (ADAMW, "schedule.base_lr=0.04", "run.precision=bfloat16", "evaluation.every=5ba", "schedule.decay=plateau",
+         "schedule.decay_metric=accuracy", "schedule.decay_patience=2", "schedule.decay_cooldown=1",
+         "schedule.decay_factor=0.9", "schedule.warmup_until=validation-accuracy", "schedule.warmup_patience=1",
+         "schedule.warmup=40ba"), 0,
+        lambda state: (state["averaged"] and state["schedule"]["plateau_factor"] < 1
+                       and "warmup_end" in state["schedule"]),
+        lambda state: state["averaged"]),
+    "trained": (
+        ('optimizer={momentum=0.9, ema_half_life="20ba", groups=[{match=["layers.0.*"], unfreeze_at="30ba"}]}',
+         "evaluation.weights=trained", "run.precision=float16", "data.path=far.safetensors", "schedule.base_lr=1e-4",
+         "checkpoint.gather=true",
+         "schedule.warmup_momentum=0.5", "schedule.warmup=50ba", "schedule.warmup_until=noise-scale",
+         "schedule.warmup_patience=8", "schedule.decay=inverse-sqrt"), 0,
+        lambda state: (not state.get("averaged") and state["loss_scale"]["scale"] < 65536
+                       and "warmup_end" in state["schedule"]),
+        lambda state: True),
+    "sooner": (
+        ("schedule.warmup_until=training-loss", "schedule.warmup_bound=1.2", "schedule.warmup=40ba",
+         "schedule.warmup_momentum=0.5", "schedule.decay=inverse-sqrt", 'optimizer.max_grad_value=0.05'), 0,
+        lambda state: "warmup_end" in state["schedule"],
+        lambda state: True),
+    "later": (
+        (f'optimizer={{momentum=0.9, groups=[{{match=["layers.0.*"], unfreeze_at="{LATER}ba"}}]}}',
+         "run.precision=float16", "batch.microbatch=0", "schedule.base_lr=0.2", f"schedule.warmup={LATER + 25}ba",
+         "schedule.warmup_until=training-loss", "schedule.warmup_patience=1", f"schedule.warmup_min={LATER}ba",
+         "schedule.warmup_momentum=0.5"), LATER + 30,
+        lambda state: (state["step"] < LATER and "warmup_end" not in state["schedule"]
+                       and state["loss_scale"]["good_steps"] > 0),
+        lambda state: "warmup_end" in state["schedule"] and state["loss_scale"]["scale"] != 65536),
+}
 
 
 class Resume(harness.Case):
@@ -88,6 +125,49 @@ class Resume(harness.Case):
                 self.assert_same_steps(harness.steps(self.directory), harness.steps(undisturbed))
             shutil.rmtree(self.directory)
             shutil.rmtree(self.folder / "never-stopped")
+
+    def test_what_else_is_kept(self):
+        """Averages, scale of the loss, what ended or will end the warm-up, falls of the rate, what is still frozen."""
+        far = harness.clusters(500, features=12)
+        self.write_data({"x": far["x"] * 100, "y": far["y"]}, "far.safetensors")   # float16 overflows at first
+        for name, (settings, end, when_killed, when_done) in KEPT.items():
+            with self.subTest(name):
+                self.directory = self.folder / name
+                settings = *settings, f"run.directory={self.directory}", "schedule.long_warmup=true"
+                _, saved = self.kill_in_the_middle(1, *settings)
+                state = self.state_of(self.directory)
+                self.assertTrue(when_killed(state), state)
+                end = max(end, saved + 30)
+                self.assert_says(self.resume(end, *settings), f"resuming at step {saved}")
+                self.assertTrue(when_done(self.state_of(self.directory)), self.state_of(self.directory))
+                undisturbed = self.never_stopped(end, *settings[:-2], "schedule.long_warmup=true")
+                self.assert_same_end(self.directory, undisturbed)
+                shutil.rmtree(undisturbed)
+
+    def test_longer_than_it_was(self):
+        """A run that was done and is to go on hears of its validation data no more often than one that was longer at
+        once: it has the same rates."""
+        plateau = ("evaluation.every=6ba", "schedule.decay=plateau", "schedule.decay_metric=accuracy",
+                   "schedule.decay_patience=0", "schedule.decay_threshold=0.5", "schedule.decay_factor=0.5")
+        self.run_well(self.job, "run.duration=40ba", *plateau, workers=2)
+        self.resume(80, *plateau)
+        rates = [[event["lr"] for _, event in sorted(harness.steps(directory).items())]
+                 for directory in (self.directory, self.never_stopped(80, *plateau))]
+        self.assertEqual(*rates)
+
+    def state_of(self, directory):
+        return harness.document(harness.latest(directory) / "state.json")
+
+    def assert_same_end(self, ours, theirs):
+        """The same steps on the way, and all that is saved at the end, but for what the clock says."""
+        self.assert_same_steps(harness.steps(ours), harness.steps(theirs))
+        self.assertEqual(harness.model_bytes(ours), harness.model_bytes(theirs))
+        moments = [harness.moments(harness.latest(directory)) for directory in (ours, theirs)]
+        self.assertEqual(*map(set, moments))
+        for name, moment in moments[0].items():
+            numpy.testing.assert_array_equal(moment, moments[1][name], name)
+        states = [self.state_of(directory) for directory in (ours, theirs)]
+        self.assertEqual(*map(harness.without_seconds, states))
 
     def assert_same_steps(self, ours, theirs):
         numbers = "loss", "lr", "grad_norm", "samples", "epoch"

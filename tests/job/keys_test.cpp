@@ -36,8 +36,8 @@ std::vector<std::string> values_not_built(const Key<Job>& key) {
 
 // For each key that is not built at all and lists no values: one that is not its neutral value.
 const std::map<std::string, std::string> kOther{
-    {"data.manifest", "\"parts.toml\""}, {"data.replay.share", "0.5"},       {"batch.per_worker", "128"},
-    {"warm_start.shrink_factor", "0.4"}, {"warm_start.noise_factor", "0.1"}, {"run.max_restarts", "3"},
+    {"data.manifest", "\"parts.toml\""}, {"data.replay.share", "0.5"}, {"warm_start.shrink_factor", "0.4"},
+    {"warm_start.noise_factor", "0.1"},  {"run.max_restarts", "3"},
 };
 
 TEST_F(KeysTest, WhatIsNotBuiltIsKnownAndSaysSo) {
@@ -55,7 +55,7 @@ TEST_F(KeysTest, WhatIsNotBuiltIsKnownAndSaysSo) {
       ++refused;
     }
   }
-  EXPECT_GT(refused, 30);
+  EXPECT_GT(refused, 20);
   for (const char* text :
        {"data.use=last:30", "run.duration=1e9tok", "data.normalize.mean=[0.1, 0.2, 0.3]"}) {
     EXPECT_THAT(mistakes(kSmallJob, {text})[1], HasSubstr("not in this version")) << text;
@@ -88,6 +88,9 @@ const std::map<std::string, std::string> kChanged{
     {"data.normalize.mean", "[0.5]"},
     {"data.normalize.std", "[0.5]"},
     {"batch.global", "512"},
+    {"batch.per_worker", "128"},
+    {"batch.start", "16"},
+    {"batch.ramp", "2ep"},
     {"batch.microbatch", "64"},
     {"batch.virtual_workers", "16"},
     {"optimizer.name", "adamw"},
@@ -101,6 +104,8 @@ const std::map<std::string, std::string> kChanged{
     {"optimizer.groups", "[{match=[\"a*\"], lr_factor=2, weight_decay=0.5}, {match=[\"b\"], freeze=true}]"},
     {"optimizer.layer_decay", "0.8"},
     {"optimizer.max_grad_norm", "2.0"},
+    {"optimizer.max_grad_value", "0.5"},
+    {"optimizer.ema_half_life", "0.5ep"},
     {"schedule.base_lr", "0.3"},
     {"schedule.base_batch", "100"},
     {"schedule.lr_scaling", "none"},
@@ -110,6 +115,11 @@ const std::map<std::string, std::string> kChanged{
     {"schedule.warmup_start_lr", "0.001"},
     {"schedule.warmup_fixed_in", "steps"},
     {"schedule.long_warmup", "true"},
+    {"schedule.warmup_until", "training-loss"},
+    {"schedule.warmup_bound", "0.5"},
+    {"schedule.warmup_patience", "7"},
+    {"schedule.warmup_min", "3ba"},
+    {"schedule.warmup_momentum", "0.5"},
     {"schedule.decay", "constant"},
     {"schedule.min_lr_factor", "0.2"},
     {"schedule.decay_power", "2.0"},
@@ -120,6 +130,12 @@ const std::map<std::string, std::string> kChanged{
     {"schedule.timescale", "5ba"},
     {"schedule.cooldown", "5ba"},
     {"schedule.cooldown_shape", "1-sqrt"},
+    {"schedule.stable_factor", "0.5"},
+    {"schedule.settle", "4ba"},
+    {"schedule.decay_metric", "accuracy"},
+    {"schedule.decay_patience", "3"},
+    {"schedule.decay_threshold", "0.01"},
+    {"schedule.decay_cooldown", "2"},
     {"warm_start.from", "other"},
     {"warm_start.strategy", "warm"},
     {"warm_start.min_loaded", "0.7"},
@@ -130,11 +146,15 @@ const std::map<std::string, std::string> kChanged{
     {"warm_start.load.weights", "reset"},
     {"warm_start.load.batch_norm", "reset"},
     {"warm_start.load.optimizer", "load"},
+    {"warm_start.load.ema", "load"},
+    {"warm_start.load.schedule", "continue"},
+    {"warm_start.rewarm_factor", "0.5"},
     {"evaluation.every", "1ep"},
     {"evaluation.batch", "64"},
     {"evaluation.validation", "0.2"},
     {"evaluation.test", "0.2"},
     {"evaluation.split_by", ""},  // has one value
+    {"evaluation.weights", "trained"},
     {"checkpoint.every", "1ep"},
     {"checkpoint.keep", "2"},
     {"checkpoint.keep_every", "7ba"},
@@ -154,12 +174,31 @@ const std::map<std::string, std::string> kChanged{
     {"run.workers", "3"},
     {"run.deadline", "3min"},
     {"run.on_nan", "stop"},
+    {"run.rollback_lr_factor", "0.25"},
+    {"run.max_rollbacks", "2"},
+    {"run.precision", "bfloat16"},
+    {"run.tf32", "true"},
+    {"run.diagnostics", "[\"noise-scale\"]"},
     {"run.log_every", "3ba"},
     {"run.check_every", "3ba"},
 };
 
 // What gives a key a meaning, by its name or by the value that it goes with, where kFullJob does not.
 const std::map<std::string, std::string> kWith{
+    {"batch.per_worker", "batch={per_worker=64}"},
+    {"optimizer.max_grad_value", "optimizer={name=\"adam\"}"},
+    {"evaluation.weights", "optimizer={ema_half_life=\"1ep\"}"},
+    {"warm_start.load.ema", "optimizer={ema_half_life=\"1ep\"}"},
+    {"warm_start.rewarm_factor", "schedule={base_lr=0.1, warmup=\"9ba\"}"},
+    {"rollback", "run.on_nan=\"rollback\""},
+    {"training-loss",
+     "schedule={base_lr=0.1, warmup=\"9ba\", warmup_until=\"training-loss\", warmup_patience=5}"},
+    {"schedule.warmup_until",
+     "schedule={base_lr=0.1, warmup=\"9ba\", warmup_until=\"noise-scale\", warmup_patience=5}"},
+    {"batch.start", "batch={global=64, start=8, ramp=\"1ep\"}"},
+    {"batch.ramp", "batch={global=64, start=8, ramp=\"1ep\"}"},
+    {"schedule.stable_factor", "schedule={base_lr=0.1, decay=\"wsd\", cooldown=\"9ba\", settle=\"3ba\"}"},
+    {"plateau", "schedule={base_lr=0.1, decay=\"plateau\"}"},
     {"lars", "optimizer={name=\"lars\"}"},
     {"adam", "optimizer={name=\"adam\"}"},
     {"adamw", "optimizer={name=\"adamw\"}"},
@@ -172,10 +211,10 @@ const std::map<std::string, std::string> kWith{
 
 // What a resumed run may change: neither the model nor how it is judged depends on it.
 const std::vector<std::string> kResumable{
-    "evaluation.every",      "checkpoint.every",  "checkpoint.keep",     "checkpoint.keep_every",
-    "checkpoint.background", "checkpoint.gather", "checkpoint.verify",   "run.line",
-    "run.directory",         "run.duration",      "run.workers",         "run.deadline",
-    "run.log_every",         "run.check_every",   "schedule.long_warmup"};
+    "evaluation.every",      "checkpoint.every",  "checkpoint.keep",   "checkpoint.keep_every",
+    "checkpoint.background", "checkpoint.gather", "checkpoint.verify", "run.line",
+    "run.directory",         "run.duration",      "run.workers",       "run.deadline",
+    "run.log_every",         "run.check_every",   "run.diagnostics",   "schedule.long_warmup"};
 
 TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt) {
   for (const Key<Job>& key : job_keys()) {
@@ -194,6 +233,7 @@ TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt
     if (name == "model.name") overrides.push_back("model={}");
     if (name.starts_with("data.") && kChanged.at(name).find('z') != std::string::npos)
       overrides.push_back("data={}");
+    if (name == "warm_start.rewarm_factor") overrides.push_back("warm_start.load.schedule=\"re-warm\"");
     if (name == "run.directory")
       overrides.push_back("warm_start.from=old");  // outside a line nothing is promoted
     const auto with = [&](const std::string& value) {

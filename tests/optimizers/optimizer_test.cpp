@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -32,7 +33,8 @@ float gradient(int64_t i, int step) {
 // One step of the shards of a flat line, as the training loop does it.
 void take_step(std::vector<std::unique_ptr<Optimizer>>& shards, size_t slices, double lr, double divisor,
                const std::vector<Range>& untouched = {}) {
-  for (auto& shard : shards) shard->start_step(lr, divisor, untouched);
+  for (auto& shard : shards)
+    shard->start_step({.lr = lr, .gradient_divisor = divisor, .untouched = untouched});
   if (shards.front()->looks_at_norms()) {
     for (auto& shard : shards) shard->measure();
     const at::Tensor sum = at::zeros_like(shards.front()->squares());
@@ -131,7 +133,10 @@ void check(const OptimizerOptions& options, int world, double divisor = 1) {
     Formula formula(start);
     for (int step = 0; step < steps; ++step) {
       std::vector<double> g;
-      for (int64_t i = entry.range.begin; i < entry.range.end; ++i) g.push_back(gradient(i, step) / divisor);
+      for (int64_t i = entry.range.begin; i < entry.range.end; ++i) {
+        const double most = options.max_grad_value > 0 ? options.max_grad_value : 1e9;
+        g.push_back(std::clamp(gradient(i, step) / divisor, -most, most));
+      }
       formula.step(options, g, lr * treatment[e].lr_factor, treatment[e].weight_decay, treatment[e].adapts,
                    step + 1);
     }
@@ -183,8 +188,72 @@ std::vector<OptimizerOptions> every_rule() {
   return {sgd(0.9, false, 0.1), named("adam", 0.1), adamw(0.1), named("lars", 0.1), named("lamb", 0.1)};
 }
 
-TEST(Optimizer, ShardsGiveTheBitsOfTheWhole) {
+TEST(Optimizer, ElementsAreCutOffAfterTheDivision) {
+  for (OptimizerOptions options : every_rule()) {
+    options.max_grad_value = 0.07;
+    for (const int world : {1, 3}) check(options, world, 2.0);
+  }
+}
+
+TEST(Optimizer, TheMomentumOfAStepStandsInForThatOfTheOptions) {
+  const FlatLayout line = layout();
   for (const OptimizerOptions& options : every_rule()) {
+    OptimizerOptions other = options;
+    (has_betas(options.name) ? other.beta1 : other.momentum) = 0.6;
+    std::vector<at::Tensor> results;
+    for (const bool told : {true, false}) {
+      at::Tensor flat = at::zeros({line.size()}, at::kFloat), gradient = at::zeros({line.size()}, at::kFloat);
+      flat.fill_(1);
+      std::vector<std::unique_ptr<Optimizer>> alone;
+      alone.push_back(Optimizer::create(told ? options : other, line, flat, gradient, {{0, line.size()}}));
+      for (int step = 0; step < 3; ++step) {
+        gradient.fill_(0.1 + step);
+        alone[0]->start_step({.lr = 0.1, .momentum = told ? std::optional(0.6) : std::nullopt});
+        if (alone[0]->looks_at_norms()) alone[0]->measure();
+        alone[0]->update(0);
+      }
+      results.push_back(flat);
+    }
+    EXPECT_TRUE(results[0].equal(results[1])) << options.name;
+  }
+}
+
+TEST(Optimizer, TheAverageFollowsTheWeightsAndChangesPlacesWithThem) {
+  const FlatLayout line = layout();
+  for (OptimizerOptions options : {sgd(0, false, 0), named("lamb", 0.1)}) {
+    options.ema_half_life = {1, Unit::kEpochs};
+    at::Tensor flat = at::zeros({line.size()}, at::kFloat), gradient = at::zeros({line.size()}, at::kFloat);
+    flat.fill_(1), gradient.fill_(0.5);
+    std::vector<std::unique_ptr<Optimizer>> shards;
+    for (int rank = 0; rank < 2; ++rank) {
+      const Range slice = FlatLayout::slice({0, line.size()}, rank, 2);
+      shards.push_back(Optimizer::create(options, line, flat, gradient, {slice}));
+      EXPECT_EQ(shards.back()->moment_names().back(), kOtherWeights);
+      shards.back()->start_average();
+    }
+    at::Tensor average = flat.clone();
+    for (int step = 0; step < 5; ++step) {
+      for (auto& shard : shards) shard->start_step({.lr = 0.1, .average_share = 0.25});
+      if (shards[0]->looks_at_norms()) {
+        for (auto& shard : shards) shard->measure();
+        const at::Tensor sum = shards[0]->squares().add(shards[1]->squares());
+        for (auto& shard : shards) shard->squares().copy_(sum);
+      }
+      for (auto& shard : shards) shard->update(0);
+      average.add_(flat.sub(average), 0.25);
+    }
+    const at::Tensor trained = flat.clone();
+    for (auto& shard : shards) shard->swap_average();
+    EXPECT_TRUE(flat.allclose(average, 1e-6, 1e-7)) << options.name;
+    EXPECT_FALSE(flat.equal(trained));
+    for (auto& shard : shards) shard->swap_average();
+    EXPECT_TRUE(flat.equal(trained));
+  }
+}
+
+TEST(Optimizer, ShardsGiveTheBitsOfTheWhole) {
+  for (OptimizerOptions options : every_rule()) {
+    options.max_grad_value = 0.2;
     const at::Tensor whole = train(options, 1, 20, 0.01, 1);
     for (const int world : {2, 3, 4, 7})
       EXPECT_TRUE(whole.equal(train(options, world, 20, 0.01, 1))) << options.name << " " << world;
@@ -265,6 +334,34 @@ TEST(Optimizer, WhatIsUntouchedStaysAsItIs) {
       const at::Tensor moment = segment.moments[0].narrow(0, part.begin - segment.range.begin, part.size());
       EXPECT_TRUE(moment.eq(0).all().item<bool>());
     }
+  }
+}
+
+// As PyTorch's: what joins later begins with its own first step, also in a run that is resumed.
+TEST(Optimizer, AParameterCountsTheStepsThatItTookPartIn) {
+  const FlatLayout line = layout();
+  const Range late{line.entries()[1].range.begin, line.entries()[2].range.begin};
+  for (const OptimizerOptions& options : every_rule()) {
+    const auto run = [&](int from, bool resumed) {
+      at::Tensor flat = at::zeros({line.size()}, at::kFloat), gradient = at::zeros({line.size()}, at::kFloat);
+      flat.fill_(1);
+      std::vector<std::unique_ptr<Optimizer>> alone;
+      alone.push_back(Optimizer::create(options, line, flat, gradient, {{0, line.size()}}));
+      for (int step = from; step < 6; ++step) {
+        gradient.fill_(0.1 + step);
+        take_step(alone, 1, 0.1, 1, step < 3 ? std::vector<Range>{late} : std::vector<Range>{});
+        if (from == 0 && step >= 2) {
+          EXPECT_EQ(alone[0]->missed_steps(), (std::map<std::string, int64_t>{{"a.bias", 3}}));
+          if (resumed) alone[0]->set_steps(step + 1, alone[0]->missed_steps());
+        }
+      }
+      return flat;
+    };
+    const at::Tensor fresh = run(3, false), joined = run(0, false), resumed = run(0, true);
+    EXPECT_TRUE(fresh.narrow(0, late.begin, late.size()).equal(joined.narrow(0, late.begin, late.size())))
+        << options.name;
+    EXPECT_TRUE(joined.equal(resumed)) << options.name;
+    EXPECT_FALSE(fresh.equal(joined)) << options.name;
   }
 }
 

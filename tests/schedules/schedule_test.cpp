@@ -100,6 +100,11 @@ std::vector<std::pair<std::string, ScheduleOptions>> all_decays() {
     ScheduleOptions& wsd = add("wsd", Decay::kWsd);
     wsd.cooldown = {0.2, Unit::kShare};
     wsd.cooldown_shape = shape;
+    ScheduleOptions& settled = add("settled wsd", Decay::kWsd);
+    settled.cooldown = {0.2, Unit::kShare};
+    settled.cooldown_shape = shape;
+    settled.settle = {100, Unit::kSamples};
+    settled.stable_factor = 0.3;
   }
   return all;
 }
@@ -243,6 +248,143 @@ TEST(Schedule, WhatDoesNotFitTogetherIsRefused) {
   EXPECT_THROW(Schedule(cosine(1, {60, Unit::kSeconds}), timeline, {2, Unit::kEpochs}), Error);
   EXPECT_THROW(Schedule(cosine(1, {1, Unit::kEpochs}), timeline, {60, Unit::kSeconds}), Error);
   EXPECT_THROW(Schedule(cosine(1, {3, Unit::kEpochs}), timeline, {2, Unit::kEpochs}), Error);
+}
+
+// Where a measure ends the warm-up: no jump, and the decay is that from the rate that was reached.
+TEST(Schedule, AMeasureEndsTheWarmupWithoutAJump) {
+  const Timeline timeline(1000, 100);
+  for (auto [name, options] : all_decays()) {
+    for (const auto shape : {WarmupShape::kLinear, WarmupShape::kExponential, WarmupShape::kCosine}) {
+      options.warmup = {2, Unit::kEpochs};
+      options.warmup_shape = shape;
+      options.warmup_start_factor = 0.1;
+      options.warmup_until = WarmupUntil::kTrainingLoss;
+      const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+      ScheduleState state;
+      const StepMeasures low{0.1, {}};
+      ScheduleOptions bounded = options;
+      bounded.warmup_bound = 1;
+      ASSERT_TRUE(Schedule(bounded, timeline, {8, Unit::kEpochs}).hear(at(1300), low, state));
+      SCOPED_TRACE(name);
+      EXPECT_EQ(schedule.at(at(1299), state), schedule.at(at(1299)));
+      for (int64_t samples = 0; samples < 8000; ++samples)
+        ASSERT_LE(std::abs(schedule.at(at(samples + 1), state) - schedule.at(at(samples), state)),
+                  0.3 * 0.026)
+            << samples;
+      EXPECT_NEAR(schedule.at(at(1300), state), schedule.at(at(1300)), 1e-12);
+    }
+  }
+  ScheduleOptions held;
+  held.base_lr = 1;
+  held.warmup = {2, Unit::kEpochs};
+  held.warmup_shape = WarmupShape::kConstant;
+  held.warmup_start_factor = 0.1;
+  ScheduleState state;
+  state.warmup_end = at(500);
+  const Schedule schedule(held, timeline, {8, Unit::kEpochs});
+  EXPECT_EQ(schedule.at(at(499), state), 0.1);
+  EXPECT_EQ(schedule.at(at(500), state), 1);
+}
+
+TEST(Schedule, AWarmupEndsAtABoundOrAfterItsPatienceButNotBeforeItsLeast) {
+  const Timeline timeline(1000, 100);
+  ScheduleOptions options = cosine(1, {3, Unit::kEpochs});
+  options.warmup_until = WarmupUntil::kValidationAccuracy;
+  options.warmup_bound = 0.8;
+  options.warmup_min = {4, Unit::kBatches};
+  {
+    const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+    ScheduleState state;
+    EXPECT_FALSE(schedule.hear(at(300), ValidationMeasures{0.5, 0.85}, state));  // too early
+    EXPECT_FALSE(schedule.hear(at(400), ValidationMeasures{0.5, 0.75}, state));
+    EXPECT_FALSE(schedule.hear(at(450), StepMeasures{0.1, {}}, state));  // another measure
+    EXPECT_TRUE(schedule.hear(at(500), ValidationMeasures{0.5, 0.81}, state));
+    EXPECT_EQ(state.warmup_end, at(500));
+    EXPECT_FALSE(schedule.hear(at(600), ValidationMeasures{0.5, 0.9}, state));  // once
+    EXPECT_EQ(state.warmup_end, at(500));
+  }
+  options.warmup_bound.reset();
+  options.warmup_patience = 2;
+  const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+  ScheduleState state;
+  for (const double accuracy : {0.5, 0.6, 0.6, 0.61}) {
+    EXPECT_FALSE(schedule.hear(at(1000), ValidationMeasures{1, accuracy}, state));
+  }
+  EXPECT_FALSE(schedule.hear(at(1100), ValidationMeasures{1, 0.55}, state));
+  EXPECT_FALSE(schedule.hear(at(1150), ValidationMeasures{1, std::nan("")}, state) &&
+               !state.warmup.best.has_value());
+  EXPECT_EQ(state.warmup_end, at(1150));
+}
+
+TEST(Schedule, TheTrainingLossIsARunningMean) {
+  const Timeline timeline(1000, 100);
+  ScheduleOptions options = cosine(1, {3, Unit::kEpochs});
+  options.warmup_until = WarmupUntil::kTrainingLoss;
+  options.warmup_bound = 1.0;
+  const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+  ScheduleState state;
+  EXPECT_FALSE(schedule.hear(at(100), StepMeasures{2.0, {}}, state));
+  EXPECT_FALSE(schedule.hear(at(200), StepMeasures{0.1, {}}, state));  // one good step is luck
+  int more = 0;
+  while (!schedule.hear(at(300), StepMeasures{0.1, {}}, state)) ++more;
+  EXPECT_EQ(more, 0);  // (2 * 0.98^2 + 0.1 * (0.98 + 1)) / (0.98^2 + 0.98 + 1) = 0.72 once three are seen
+}
+
+TEST(Schedule, ANoiseScaleThatStaysWithinAFifthHasSettled) {
+  const Timeline timeline(1000, 100);
+  ScheduleOptions options = cosine(1, {3, Unit::kEpochs});
+  options.warmup_until = WarmupUntil::kNoiseScale;
+  options.warmup_patience = 3;
+  const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+  ScheduleState state;
+  int64_t samples = 0;
+  const auto hear = [&](std::optional<double> scale) {
+    return schedule.hear(at(samples += 10), StepMeasures{1, scale}, state);
+  };
+  for (const double scale : {10.0, 20.0, 21.0, 23.0, 30.0, 31.0, 35.0}) EXPECT_FALSE(hear(scale));
+  EXPECT_FALSE(hear({}));
+  EXPECT_TRUE(hear(25));
+}
+
+TEST(Schedule, GoesOnWhereTheParentsStood) {
+  const Timeline timeline(1000, 100);
+  for (auto [name, options] : all_decays()) {
+    options.warmup = {1, Unit::kEpochs};
+    const Schedule whole(options, timeline, {8, Unit::kEpochs});
+    ScheduleState state;
+    state.origin = {3000, 30, 0};
+    if (options.decay == Decay::kWsd) options.cooldown = {1.6, Unit::kEpochs};  // a share is that of the run
+    const Schedule child(options, timeline, {5, Unit::kEpochs}, {}, state);
+    SCOPED_TRACE(name);
+    for (int64_t samples = 0; samples <= 5000; samples += 50)
+      EXPECT_NEAR(child.at(at(samples), state), whole.at(at(3000 + samples)), 1e-12) << samples;
+  }
+}
+
+TEST(Schedule, WarmsUpAgainFromWhereTheParentEnded) {
+  const Timeline timeline(1000, 100);
+  ScheduleState state;
+  state.start_lr = 0.05;
+  const Schedule child(cosine(0.5, {1, Unit::kEpochs}), timeline, {5, Unit::kEpochs}, {}, state);
+  EXPECT_DOUBLE_EQ(child.at(at(0), state), 0.05);
+  EXPECT_DOUBLE_EQ(child.at(at(500), state), 0.275);
+  EXPECT_DOUBLE_EQ(child.at(at(1000), state), 0.5);
+  state.start_lr = 3;  // there is nothing to warm up to
+  const Schedule hot(cosine(0.5, {1, Unit::kEpochs}), timeline, {5, Unit::kEpochs}, {}, state);
+  EXPECT_DOUBLE_EQ(hot.at(at(0), state), 0.5);
+}
+
+TEST(Schedule, MomentumMovesWithTheWarmup) {
+  const Timeline timeline(1000, 100);
+  ScheduleOptions options = cosine(1, {2, Unit::kEpochs});
+  const Schedule still(options, timeline, {8, Unit::kEpochs});
+  EXPECT_EQ(still.momentum_at(at(0), 0.9), 0.9);
+  options.warmup_momentum = 0.5;
+  const Schedule schedule(options, timeline, {8, Unit::kEpochs});
+  EXPECT_DOUBLE_EQ(schedule.momentum_at(at(0), 0.9), 0.5);
+  EXPECT_DOUBLE_EQ(schedule.momentum_at(at(1000), 0.9), 0.7);
+  EXPECT_DOUBLE_EQ(schedule.momentum_at(at(2000), 0.9), 0.9);
+  EXPECT_DOUBLE_EQ(schedule.momentum_at(at(7000), 0.9), 0.9);
 }
 
 }  // namespace
