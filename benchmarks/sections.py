@@ -400,6 +400,49 @@ def resume(folder):
                    [Ratio("time at 10^9 over that at the beginning", lambda f: f[late]["s"] / f[early]["s"], 1.05, False)])
 
 
+def optimizer(folder):
+    """The update of 20 M parameters, from the summed gradient on."""
+    contenders, ratios = {}, []
+    for name, keys in (("sgd", ["optimizer.momentum=0.9"]), ("adamw", [])):
+        def ours_of(workers, name=name, keys=keys):
+            def run():
+                job = checkpoint_job(folder, "updates", "4096,4096", name, 1)
+                return measure.run([REKINDLE, "bench", "optimizer", job, "-n", str(workers), "--json", *keys,
+                                    "optimizer.weight_decay=0.01", "optimizer.no_decay=[]"], folder)[0]
+            return run
+
+        def torch_of(name=name):
+            return lambda: measure.run([PYTHON, HERE / "peers/optimizer.py", "--hidden", "4096,4096", "--name", name], folder)[0]
+
+        def halves(name=name):
+            """What the memory of the machine allows: two processes that have nothing to do with each other."""
+            command = [PYTHON, HERE / "peers/optimizer.py", "--flat", 20037642 // 2, "--name", name]
+            return lambda: {"ms": max(results[0]["ms"] for results in measure.run_at_once([command] * 2, folder))}
+
+        one, two, peer_name = f"{name}, 1 worker", f"{name}, 2 workers", f"{name}, torch.optim fused"
+        alone = f"{name}, two processes of torch.optim at once, half of the parameters each"
+        contenders |= {one: ours_of(1), two: ours_of(2), peer_name: torch_of(), alone: halves()}
+        ratios += [Ratio(f"{name}: 1 worker over torch.optim", lambda f, a=one, b=peer_name: f[a]["ms"] / f[b]["ms"], 1, False),
+                   Ratio(f"{name}: 2 workers over torch.optim", lambda f, a=two, b=peer_name: f[a]["ms"] / f[b]["ms"], 0.6,
+                         False),
+                   Ratio(f"{name}: the two processes over torch.optim", lambda f, a=alone, b=peer_name: f[a]["ms"] / f[b]["ms"],
+                         0.6, False)]
+    return Section("optimizer", "Update of 20.0 M parameters", contenders, {"ms": "ms"}, ratios)
+
+
+def precision(folder):
+    """The same steps in bfloat16 and in float32, where the processor has instructions for it or not."""
+    def of(workload, precision):
+        return ours(folder, workload, 1, f'run.precision="{precision}"')
+    contenders, ratios = {}, []
+    for workload in ("mlp-large", "resnet18"):
+        names = {p: f"{TITLES[workload]}, {p}" for p in ("float32", "bfloat16")}
+        contenders |= {names[p]: of(workload, p) for p in names}
+        ratios.append(Ratio(f"{TITLES[workload]}: samples/s of bfloat16 over float32",
+                            lambda f, n=names: f[n["bfloat16"]]["samples_per_s"] / f[n["float32"]]["samples_per_s"], 2))
+    return Section("precision", "bfloat16 against float32, 1 worker", contenders, {"samples/s": "samples_per_s"}, ratios)
+
+
 def text(size):
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
@@ -408,4 +451,5 @@ SECTIONS = {"allreduce": all_reduce, "mlp": lambda folder: training(folder, "mlp
             "mlp-large": lambda folder: training(folder, "mlp-large", 1.6, 1.5),
             "resnet18": lambda folder: training(folder, "resnet18", 1.25, 1.25),
             "minilm": lambda folder: training(folder, "minilm", 1.25, 1.25),
-            "efficiency": efficiency, "memory": memory, "any-world": any_world, "start": start, "save": save, "resume": resume}
+            "efficiency": efficiency, "memory": memory, "any-world": any_world, "start": start, "save": save, "resume": resume,
+            "optimizer": optimizer, "precision": precision}
