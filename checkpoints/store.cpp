@@ -130,17 +130,28 @@ void CheckpointStore::mend_links(int64_t latest, std::optional<int64_t> best) {
   if (best) mend(names::kBest, *best);
 }
 
-bool CheckpointStore::drop_from(int64_t step) {
-  if (!files_.exists(directory_)) return false;
+std::optional<int64_t> CheckpointStore::drop_from(int64_t step) {
+  if (!files_.exists(directory_)) return std::nullopt;
   const std::vector<int64_t> all = generations();
   const auto first = std::ranges::lower_bound(all, step);
-  if (first == all.begin()) return false;
-  replace_link(files_, directory_ / names::kLatest, names::step(*std::prev(first)));
-  for (auto dropped = first; dropped != all.end(); ++dropped) put_aside(*dropped, "dropped");
+  const auto is_whole = [&](int64_t generation) {
+    try {
+      open_checkpoint(files_, directory_ / names::step(generation));
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  auto before = first;
+  while (before != all.begin() && !is_whole(*std::prev(before))) --before;
+  if (before == all.begin()) return std::nullopt;
+  replace_link(files_, directory_ / names::kLatest, names::step(*std::prev(before)));
+  for (auto dropped = before; dropped != all.end(); ++dropped) put_aside(*dropped, "dropped");
+  if (!files_.exists(directory_ / names::kBest)) files_.remove_all(directory_ / names::kBest);
   files_.sync_directory(directory_);
-  for (auto dropped = first; dropped != all.end(); ++dropped)
+  for (auto dropped = before; dropped != all.end(); ++dropped)
     files_.remove_all(directory_ / names::step_aside(*dropped, "dropped"));
-  return true;
+  return *std::prev(before);
 }
 
 // Under a hidden name it can be removed piece by piece, or replaced, without half of it ever standing as

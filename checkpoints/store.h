@@ -55,9 +55,10 @@ class CheckpointStore {
   // before it had moved them. One that no longer stands is left as it is.
   void mend_links(int64_t latest, std::optional<int64_t> best);
 
-  // Removes the generations from `step` on, for a run that goes back behind them. False, and nothing is
-  // touched, where there is none before.
-  bool drop_from(int64_t step);
+  // Removes the generations from `step` on, for a run that goes back behind them, and those before it that
+  // are damaged, down to the newest that verifies. Returns its step; none, and nothing is touched, where
+  // there is no such.
+  std::optional<int64_t> drop_from(int64_t step);
 
   void protect(int64_t step) { protected_.insert(step); }  // never pruned
 

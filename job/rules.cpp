@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "core/names.h"
 #include "core/text.h"
@@ -149,6 +150,8 @@ void warmup_end(const Case& it) {
   if (!options.warmup_bound && options.warmup_patience == 0)
     it.add("schedule.warmup_until",
            "says what ends the warm-up, expected schedule.warmup_bound or schedule.warmup_patience with it");
+  if (options.warmup_until == WarmupUntil::kValidationAccuracy && options.warmup_bound.value_or(0) > 1)
+    it.add("schedule.warmup_bound", "is no accuracy, expected a share of the samples: 0.8 is 80 %");
   if (options.warmup.is_zero())
     it.add("schedule.warmup_until",
            "says what ends the warm-up, expected a length as schedule.warmup with it, which it does not go "
@@ -283,6 +286,12 @@ void any_world(const Case& it) {
       {"schedule.warmup", it.job.schedule.warmup},
       {"schedule.warmup_min", it.job.schedule.warmup_min},
       {"evaluation.every", it.job.evaluation.every}};
+  const Length& every = it.job.checkpoint.every;
+  if (it.job.run.on_nan == OnNan::kRollback && every.is_time() && it.given.well("checkpoint.every"))
+    it.add("checkpoint.every",
+           "is " + quote(to_string(every)) +
+               ", expected samples, steps or epochs: with run.on_nan = \"rollback\" the run "
+               "goes back there, and with run.reproducible = \"any-world\" no clock decides");
   for (const auto& [name, length] : lengths) {
     if (!length.is_time() || !it.given.well(name)) continue;
     it.add(name,
@@ -345,6 +354,15 @@ void checkpoint(const Case& it) {
              ", expected samples, steps, epochs, or a share of a run that does not end by the clock");
 }
 
+// Of accuracy both are shares, and a percentage would open the gate or close it for good.
+void verdict(const Case& it) {
+  const VerdictOptions options = it.job.verdict.value_or(VerdictOptions{});
+  if (options.metric != "accuracy") return;
+  const char* const what = "is no difference of accuracies, expected a share below 1: 0.01 is one percent";
+  if (options.max_forgetting >= 1) it.add("verdict.max_forgetting", what);
+  if (std::abs(options.min_gain) >= 1) it.add("verdict.min_gain", what);
+}
+
 void split(const Case& it) {
   if (it.job.split.validation + it.job.split.test < 1) return;
   it.add("evaluation.test", "and evaluation.validation leave nothing to train on, expected a sum below 1");
@@ -366,6 +384,7 @@ void check_rules(const toml::table& root, const Given& given, Job& job, Mistakes
   any_world(it);
   warm_start(it);
   checkpoint(it);
+  verdict(it);
   split(it);
 }
 

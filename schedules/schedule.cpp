@@ -38,6 +38,14 @@ Schedule::Schedule(const ScheduleOptions& options, const Timeline& timeline, con
       steps_before_(state.origin.step) {
   set_warmup(timeline, duration);
   if (state.start_lr) start_ = std::min(1.0, *state.start_lr / peak_);
+  // A child was to start at its parent's rate, and there is no parent yet, or it had none: these shapes would
+  // stay at zero.
+  const bool needs_start =
+      options_.warmup_shape == WarmupShape::kExponential || options_.warmup_shape == WarmupShape::kConstant;
+  if (needs_start && start_ <= 0 && options_.warmup_rule == WarmupRule::kLength)
+    options_.warmup_shape = WarmupShape::kLinear;
+  over_ = warmup_end(state);
+  check_length(timeline, duration);
   set_decay(timeline);
 }
 
@@ -99,7 +107,10 @@ void Schedule::set_warmup(const Timeline& timeline, const Length& duration) {
         "the warm-up may not end before " + to_string(options_.warmup_min) + ", and is not that long",
         key("warmup_min"), "shorten it, or lengthen schedule.warmup");
   }
-  if (warmup_ <= before_ + end_) return;
+}
+
+void Schedule::check_length(const Timeline& timeline, const Length& duration) const {
+  if (over_ <= before_ + end_) return;
   const bool by_rule = options_.warmup_rule != WarmupRule::kLength;
   const auto steps = std::to_string(timeline.steps_at(static_cast<int64_t>(std::llround(warmup_))));
   throw bad_input("the warm-up (" + (by_rule || !by_time_ ? steps + " steps" : to_string(options_.warmup)) +
@@ -114,18 +125,23 @@ void Schedule::set_decay(const Timeline& timeline) {
   settle_ = clock(options_.settle, timeline, key("settle"));
   for (const Length& length : options_.decay_at) {
     at_.push_back(clock(length, timeline, key("decay_at")));
-    if (at_.back() >= warmup_) continue;
+    if (at_.back() >= over_) continue;
     throw bad_input("the rate would fall at " + to_string(length) + ", in the warm-up", key("decay_at"),
                     "it is counted from the beginning of the run");
   }
   std::ranges::sort(at_);
   if (options_.decay == Decay::kInverseSqrt && scale_ == 0)
     throw bad_input("without a warm-up there is no timescale", key("timescale"), "give it a length");
-  if (settle_ > 0 && cooldown_ + settle_ > before_ + end_ - warmup_) {
+  if (settle_ > 0 && cooldown_ + settle_ > before_ + end_ - over_) {
     throw bad_input("the cooldown (" + to_string(options_.cooldown) + ") begins before the rate has settled",
                     key("settle"), "shorten one of them, or lengthen run.duration");
   }
-  if (cooldown_ > before_ + end_ - warmup_)
+  if (before_ > 0 && cooldown_ > end_) {
+    throw bad_input("the cooldown (" + to_string(options_.cooldown) +
+                        ") would have begun before this run, which goes on with its parent's schedule",
+                    key("cooldown"), "shorten it, or lengthen run.duration");
+  }
+  if (cooldown_ > before_ + end_ - over_)
     throw bad_input("the cooldown (" + to_string(options_.cooldown) + ") begins in the warm-up",
                     key("cooldown"), "shorten one of them, or lengthen run.duration");
 }

@@ -52,7 +52,7 @@ class Schedule {
   double peak() const { return peak_; }                // base_lr scaled to the global batch
   const AdamConstants& adam() const { return adam_; }  // likewise
   // In samples, or in seconds where the run's duration is a time.
-  double warmup() const { return warmup_; }  // the most that it takes
+  double warmup() const { return over_; }    // the most that it takes; where a measure ended it, that
   double before() const { return before_; }  // what the schedule saw before the run
   double end() const { return end_; }        // of the run, without that
 
@@ -63,6 +63,7 @@ class Schedule {
  private:
   double now(const Progress& progress) const;  // with what was seen before the run
   void set_warmup(const Timeline& timeline, const Length& duration);
+  void check_length(const Timeline& timeline, const Length& duration) const;
   void set_decay(const Timeline& timeline);
   double fall(double now, double warmup) const;
   double by_rule(int64_t step) const;
@@ -79,8 +80,9 @@ class Schedule {
   double end_ = 0;     // of the run
   double before_ = 0;  // what the schedule saw before the run
   int64_t steps_before_ = 0;
-  double warmup_ = 0;
-  double start_ = 0;  // share of the peak, where the warm-up begins
+  double warmup_ = 0;  // of its curve
+  double over_ = 0;    // when it ends, as far as is known
+  double start_ = 0;   // share of the peak, where the warm-up begins
   double every_ = 0, scale_ = 0, cooldown_ = 0, settle_ = 0, warmup_min_ = 0;
   std::vector<double> at_;  // ascending
 };

@@ -275,13 +275,15 @@ std::vector<IncrementRecord> Checkpointer::count_seen(const Progress& progress) 
   return records;
 }
 
-bool Checkpointer::drop_from(int64_t step) {
+std::optional<int64_t> Checkpointer::drop_from(int64_t step) {
   finish();
-  std::string dropped;
-  const auto drop = [&] { dropped = store_.drop_from(step) ? "yes" : "no"; };
+  std::string newest;
+  const auto drop = [&] {
+    if (const std::optional<int64_t> before = store_.drop_from(step)) newest = std::to_string(*before);
+  };
   together(run_.communicator, "going back", drop, 0);
-  broadcast_text(run_.communicator, dropped, 0, "whether there is a checkpoint");
-  return dropped == "yes";
+  broadcast_text(run_.communicator, newest, 0, "step of the checkpoint");
+  return newest.empty() ? std::nullopt : std::optional<int64_t>(std::stoll(newest));
 }
 
 std::optional<TrainState> Checkpointer::resume() {

@@ -57,8 +57,9 @@ class Checkpointer {
   // Waits until nothing is under way.
   void finish();
 
-  // Forgets the checkpoints from `step` on, once nothing is under way; false where there is none before.
-  bool drop_from(int64_t step);
+  // Forgets the checkpoints from `step` on, once nothing is under way. The step of the newest before; none,
+  // and nothing is forgotten, where there is none.
+  std::optional<int64_t> drop_from(int64_t step);
 
   // Loads the newest checkpoint of the run directory that verifies, and says in the log what was wrong with
   // newer ones. None where there is no checkpoint at all. Throws bad_input where the data are no longer those

@@ -259,6 +259,7 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
                       "shorten it, or lengthen run.duration; schedule.long_warmup = true lets it stand");
     }
     check_fits(here, *model, static_cast<int64_t>(parts.train.size()), world, begin);
+    check_noise(here, *model, static_cast<int64_t>(parts.train.size()), world);
     ordered_json row = row_of(here, timeline, begin, least_samples(*model), world);
     if (const auto rate = measured.find(world); rate != measured.end() && row.contains("samples"))
       row["expected_seconds"] = row["samples"].get<double>() / rate->second;

@@ -204,13 +204,10 @@ void check_unfreezing(const Job& job, const Timeline& timeline, const Schedule& 
   }
 }
 
-bool measures_noise(const Job& job) {
-  return job.run.diagnostics.noise_scale || job.schedule.warmup_until == WarmupUntil::kNoiseScale;
-}
-
 }  // namespace
 
 void check_rest(const Job& job, Model& model, int64_t train_samples, int world, const Progress& progress) {
+  if (!job.batch.ramp.is_zero()) return;  // check_fits() has gone through these
   const int64_t rest = train_samples - progress.samples % train_samples;
   check_batches(job, {rest % job.batch.global}, virtual_workers(job, world), least_samples(model),
                 train_samples);
@@ -232,12 +229,18 @@ void check_fits(const Job& job, Model& model, int64_t train_samples, int world, 
                 rest = train_samples - grown % train_samples;
   if (timeline.ramp_steps() > 0 && rest % job.batch.global > 0) batches.insert(rest % job.batch.global);
   check_batches(job, batches, cut, least, train_samples);
-  const int64_t share = share_of(timeline.batch_at(0), 0, cut, least).size();
-  const bool one_pass = cut == 1 && (job.batch.microbatch == 0 || share <= job.batch.microbatch);
-  if (measures_noise(job) && one_pass) {
-    throw bad_input("one worker with one forward pass a step cannot tell the noise in its gradient",
-                    "run.diagnostics", "give batch.microbatch at most half of the batch, or more workers");
-  }
+}
+
+void check_noise(const Job& job, Model& model, int64_t train_samples, int world) {
+  const bool decides = job.schedule.warmup_until == WarmupUntil::kNoiseScale;
+  if (!decides && !job.run.diagnostics.noise_scale) return;
+  const int cut = virtual_workers(job, world);
+  const int64_t share =
+      share_of(std::min(job.batch.global, train_samples), 0, cut, least_samples(model)).size();
+  if (cut > 1 || (job.batch.microbatch > 0 && share > job.batch.microbatch)) return;
+  throw bad_input("one worker with one forward pass a step cannot tell the noise in its gradient",
+                  decides ? "schedule.warmup_until" : "run.diagnostics",
+                  "give batch.microbatch at most half of the batch, or more workers");
 }
 
 }  // namespace rekindle

@@ -54,7 +54,10 @@ bool warms_up_long(const Job& job, const Schedule& schedule);
 void check_fits(const Job& job, Model& model, int64_t train_samples, int world,
                 const ScheduleState& state = {});
 
-// The same of a run that goes on, in the middle of an epoch, with a batch that did not begin it.
+// Of a new run that is to measure noise: throws bad_input where a step has a single pass.
+void check_noise(const Job& job, Model& model, int64_t train_samples, int world);
+
+// As check_fits(), of a run that goes on, in the middle of an epoch, with a batch that did not begin it.
 void check_rest(const Job& job, Model& model, int64_t train_samples, int world, const Progress& progress);
 
 }  // namespace rekindle

@@ -248,7 +248,16 @@ Verdict Referee::decide_on(const Scores& old_child, const Scores& new_child) con
   const Comparison old_data = compare(heard(old_), old_child.of(options.metric));
   const Comparison new_data = compare(heard(new_), new_child.of(options.metric));
   Verdict verdict = decide(options, old_data, new_data);
-  if (!parent_.exists()) {
+  const bool parent_counts = old_ && new_ && !parent_.gone;
+  if (!is_finite(old_child, new_child)) {
+    verdict.verdict = "kept-parent";
+    verdict.reason = "the loss of the child is not finite";
+    verdict.promote = false;
+  } else if (parent_counts && !is_finite(*old_, *new_)) {
+    verdict.verdict = "promoted";
+    verdict.reason = "the loss of the parent is not finite";
+    verdict.promote = true;
+  } else if (!parent_.exists()) {
     verdict.verdict = "promoted";
     verdict.reason = "first";
     verdict.promote = true;
@@ -262,6 +271,11 @@ Verdict Referee::decide_on(const Scores& old_child, const Scores& new_child) con
     verdict.promote = options.promote_if_inconclusive;
   }
   return verdict;
+}
+
+// Whatever the metric is: a model without a loss is broken.
+bool Referee::is_finite(const Scores& old_scores, const Scores& new_scores) const {
+  return std::isfinite(old_scores.mean_loss()) && std::isfinite(new_scores.mean_loss());
 }
 
 // Without samples that both can be measured on a gate says nothing, and may not be taken for passed.

@@ -61,6 +61,7 @@ class Referee {
                const Progress& progress);
   std::shared_ptr<Model> load_parent();
   std::string why_unknown() const;
+  bool is_finite(const Scores& old_scores, const Scores& new_scores) const;
   Verdict decide_on(const Scores& old_child, const Scores& new_child) const;
   void compare_start(const Scores& child, const Scores& parent, const LoadReport& loaded) const;
   void promote_child(Verdict& verdict, const std::filesystem::path& checkpoint);

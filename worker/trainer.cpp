@@ -161,10 +161,20 @@ void Trainer::begin() {
   if (run_.is_root() && warms_up_long(run_.job, schedule_))
     log_warning(
         "the warm-up takes more than half of the run; schedule.long_warmup = true says that this is meant");
+  warn_of_a_jump();
   start_loader();
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
   last_logged_ = progress_;
+}
+
+// A child that goes on with its parent's schedule is meant to begin at its rate.
+void Trainer::warn_of_a_jump() const {
+  const bool goes_on = schedule_state_.origin.step > 0 && progress_.step == 0 && schedule_state_.lr > 0;
+  const double first = schedule_.at(progress_, schedule_state_), last = schedule_state_.lr;
+  if (!goes_on || !run_.is_root() || std::abs(first - last) <= 0.1 * last) return;
+  log_warning("the rate goes from the parent's last, " + std::to_string(last) + ", to " +
+              std::to_string(first) + ": the job's schedule is not the parent's");
 }
 
 void Trainer::start_loader() {
@@ -351,20 +361,33 @@ void Trainer::skip(Step& step) {
     adjust(*loss_scale_, false);
     return statistics_->reset();
   }
-  // The weights and the samples of this step are no better at another rate: it goes back behind it.
-  if (run_.job.run.on_nan == OnNan::kRollback && schedule_state_.rollbacks < run_.job.run.max_rollbacks &&
-      checkpointer_.drop_from(progress_.step))
-    return roll_back(step);
+  const bool rolls = run_.job.run.on_nan == OnNan::kRollback;
+  const bool may = rolls && schedule_state_.rollbacks < run_.job.run.max_rollbacks;
+  if (may && can_go_back()) return roll_back(step);
   if (run_.job.run.on_nan != OnNan::kSkip) {
-    throw AgreedError(Error("loss or gradient is not finite at step " + std::to_string(progress_.step),
-                            {"",
-                             "lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
-                             "run.on_nan = \"skip\" leaves such steps out",
-                             ExitCode::kFailed}));
+    const std::string tried = !rolls ? ""
+                              : may  ? ", and there is no checkpoint before it to go back to"
+                                     : ", after " + std::to_string(schedule_state_.rollbacks) + " rollbacks";
+    throw AgreedError(
+        Error("loss or gradient is not finite at step " + std::to_string(progress_.step) + tried,
+              {"",
+               "in a new run, lower schedule.base_lr, warm up longer or set optimizer.max_grad_norm; "
+               "run.on_nan = \"skip\" leaves such steps out",
+               ExitCode::kFailed}));
   }
   statistics_->reset();
   ++skipped_;
   if (run_.is_root()) log_warning("step " + std::to_string(progress_.step) + " skipped: not finite");
+}
+
+// The weights and the samples of this step are no better at another rate, so it goes back behind it; and
+// where it comes from the very checkpoint that the last rollback went to, behind that, as far as there is
+// one.
+bool Trainer::can_go_back() {
+  const std::optional<int64_t> newest = checkpointer_.drop_from(progress_.step);
+  if (!newest) return false;
+  back_at_ = newest == back_at_ ? checkpointer_.drop_from(*newest).value_or(*newest) : *newest;
+  return true;
 }
 
 // To the last checkpoint before this step, and on from there with a lower rate. The clock goes on.
@@ -385,7 +408,8 @@ void Trainer::roll_back(Step& step) {
       {{"step", failed.step}, {"to_step", progress_.step}, {"lr_factor", schedule_state_.rollback_factor}});
   if (run_.is_root())
     log_warning("step " + std::to_string(failed.step) + " is not finite: back to step " +
-                std::to_string(progress_.step) + ", and on with a lower rate");
+                std::to_string(progress_.step) + ", and on with the rate times " +
+                std::to_string(schedule_state_.rollback_factor));
 }
 
 // What no rank gave a gradient for: it must not decay. Each with the padding behind it, so that the kernels
@@ -476,7 +500,8 @@ void Trainer::hear_scores(const Scores& scores) {
       !run_.is_root())
     return;
   log_info(warm == schedule_state_.warmup_end.has_value()
-               ? "no gain on the validation data: the rate falls"
+               ? "no gain on the validation data at step " + std::to_string(progress_.step) +
+                     ": the rate falls, to " + std::to_string(schedule_state_.plateau_factor) + " of the peak"
                : "the warm-up ends at step " + std::to_string(progress_.step));
 }
 

@@ -61,6 +61,7 @@ class Trainer {
 
   void begin();
   void start_loader();
+  void warn_of_a_jump() const;
   Step train_step();
   void unfreeze();
   void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
@@ -72,6 +73,7 @@ class Trainer {
   void update(Step& step);
   void hold(bool averaged);
   void skip(Step& step);
+  bool can_go_back();
   void roll_back(Step& step);
   std::vector<Range> unused_parameters();
   size_t first_statistic() const;               // in a row of the agreement
@@ -96,6 +98,7 @@ class Trainer {
   std::optional<LossScale> loss_scale_;  // with float16
   std::optional<Best> best_;             // evaluation so far
   int64_t skipped_ = 0;                  // updates, because of NaN
+  std::optional<int64_t> back_at_;       // where the last rollback of this process went
   double half_life_;                     // of averaged weights, in samples; 0: none
   bool holds_average_ = false;           // the parameters do, and the optimizer the trained weights
   std::vector<std::pair<size_t, double>> unfreeze_at_;  // parameter, and when on the schedule's clock

@@ -272,6 +272,10 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   together(communicator, "schedule",
            [&] { schedule = starting_state(job, parent.exists(), parent.state ? &*parent.state : nullptr); });
   const Trainee trainee = build_model(communicator, job, data, split, schedule);
+  if (!unfinished) {
+    const auto samples = static_cast<int64_t>(split.train.size());
+    together(communicator, "noise", [&] { check_noise(job, *trainee.model, samples, communicator.world()); });
+  }
   const std::filesystem::path directory = open_directory(communicator, files, job, parent, place.get());
   MetricsLog metrics;
   together(

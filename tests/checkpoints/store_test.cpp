@@ -246,10 +246,16 @@ TEST_F(StoreTest, ARunThatGoesBackForgetsWhatItGoesBackBehind) {
   for (const int64_t step : {10, 20, 30}) save(files_, checkpoints, step);
   EXPECT_FALSE(checkpoints.drop_from(10));  // none before
   EXPECT_EQ(newest(checkpoints), 30);
-  EXPECT_TRUE(checkpoints.drop_from(20));
+  EXPECT_EQ(checkpoints.drop_from(20), 10);
   EXPECT_EQ(newest(checkpoints), 10);
   EXPECT_THAT(names_there(), ElementsAre("latest", step(10)));
   EXPECT_EQ(files_.read_link(path_ / "latest"), step(10));
+  save(files_, checkpoints, 20);
+  save(files_, checkpoints, 30);
+  std::filesystem::resize_file(path_ / step(20) / names::kModel, 5);
+  std::filesystem::resize_file(path_ / step(10) / names::kModel, 5);
+  EXPECT_FALSE(checkpoints.drop_from(30));  // what is before is no checkpoint
+  EXPECT_EQ(newest(checkpoints), 30);
 }
 
 TEST_F(StoreTest, AFailureToPruneIsAComplaintAndNotALostCheckpoint) {

@@ -500,9 +500,18 @@ class Rollback(Feedback):
         directory = self.folder / "run"
         result = self.run_well(self.job, *self.DIVERGES, "run.rollback_lr_factor=0.9", "run.max_rollbacks=2", code=1)
         self.assertRegex(result.text, r"loss or gradient is not finite at step \d+")
-        self.assert_says(result, "hint: lower schedule.base_lr")
-        self.assertEqual([event["lr_factor"] for event in harness.events(directory, "rollback")], [0.9, 0.9 * 0.9])
+        self.assert_says(result, "lower schedule.base_lr")
+        rollbacks = harness.events(directory, "rollback")
+        self.assertEqual([event["lr_factor"] for event in rollbacks], [0.9, 0.9 * 0.9])
+        self.assertEqual([event["to_step"] for event in rollbacks], [24, 20])   # 24 did not help
         self.assertEqual(harness.events(directory, "end")[-1]["status"], "failed")
+
+    def test_a_model_without_a_loss_is_not_promoted(self):
+        line = self.folder / "line"
+        settings = "evaluation.test=0.2", f'run={{line="{line}", duration="100ba", on_nan="skip"}}'
+        result = self.run_well(self.job, *self.DIVERGES[:4], *settings)
+        self.assert_says(result, "kept-parent (the loss of the child is not finite)")
+        self.assertFalse((line / "promoted").is_symlink())
 
     def test_stops_without_a_checkpoint(self):
         result = self.run_well(self.job, *self.DIVERGES, "checkpoint.every=1000ba", code=1)

@@ -230,6 +230,13 @@ TEST_F(MistakesTest, ContradictoryKeys) {
       {{"optimizer.groups=[{match=[\"a\"], freeze=true, unfreeze_at=\"1ep\"}]"},
        "has 'freeze' and also how to train it"},
       {{"schedule.warmup=raddam"}, "did you mean 'radam'?"},
+      {{"verdict.max_forgetting=5"}, "expected a share below 1: 0.01 is one percent"},
+      {{"verdict.min_gain=1"}, "expected a share below 1: 0.01 is one percent"},
+      {{"evaluation.validation=0.1", "schedule.warmup=5ba", "schedule.warmup_until=validation-accuracy",
+        "schedule.warmup_bound=80"},
+       "schedule.warmup_bound is no accuracy, expected a share of the samples: 0.8 is 80 %"},
+      {{"run.reproducible=any-world", "run.on_nan=rollback", "checkpoint.every=1min"},
+       "checkpoint.every is \"1min\", expected samples, steps or epochs"},
       {{"model.name=logistic", "model.hidden=[3]"}, "model.hidden does not go with model.name = 'logistic'"},
   };
   for (const auto& [overrides, what] : cases) {

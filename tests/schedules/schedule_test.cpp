@@ -374,6 +374,33 @@ TEST(Schedule, WarmsUpAgainFromWhereTheParentEnded) {
   EXPECT_DOUBLE_EQ(hot.at(at(0), state), 0.5);
 }
 
+TEST(Schedule, AWarmupThatIsOverAsksForNoRoom) {
+  const Timeline timeline(1000, 100);
+  ScheduleOptions options;
+  options.base_lr = 1;
+  options.warmup = {4, Unit::kEpochs};
+  options.warmup_until = WarmupUntil::kTrainingLoss;
+  options.decay = Decay::kWsd;
+  options.cooldown = {1, Unit::kEpochs};
+  ScheduleState state;
+  state.origin = {2500, 25, 0};
+  EXPECT_THROW(Schedule(options, timeline, {1, Unit::kEpochs}, {}, state), Error);
+  state.warmup_end = at(1500);
+  state.reached = 0.375;
+  const Schedule schedule(options, timeline, {1, Unit::kEpochs}, {}, state);
+  EXPECT_DOUBLE_EQ(schedule.at(at(0), state), 0.375);
+  EXPECT_DOUBLE_EQ(schedule.at(at(500), state), 0.1875);
+}
+
+TEST(Schedule, WithoutAParentToStartFromItRisesFromZero) {
+  const Timeline timeline(1000, 100);
+  for (const auto shape : {WarmupShape::kExponential, WarmupShape::kConstant}) {
+    ScheduleOptions options = cosine(1, {1, Unit::kEpochs});
+    options.warmup_shape = shape;
+    EXPECT_DOUBLE_EQ(Schedule(options, timeline, {8, Unit::kEpochs}).at(at(500)), 0.5);
+  }
+}
+
 TEST(Schedule, MomentumMovesWithTheWarmup) {
   const Timeline timeline(1000, 100);
   ScheduleOptions options = cosine(1, {2, Unit::kEpochs});
