@@ -21,10 +21,7 @@ class MpiNodeCommunicator : public NodeCommunicator {
   ~MpiNodeCommunicator() override;
 
  private:
-  struct Mapping {
-    std::byte* address;
-    size_t bytes;
-  };
+  struct Mapping;
 
   MpiNodeCommunicator(MPI_Comm comm, int rank, int world);
   bool try_map(size_t bytes, bool one_for_all, Region& region);
@@ -32,7 +29,7 @@ class MpiNodeCommunicator : public NodeCommunicator {
   std::unique_ptr<NodeCommunicator> split_off(const std::vector<int>& members, int index) override;
 
   MPI_Comm comm_;
-  std::vector<Mapping> mappings_;
+  std::vector<std::unique_ptr<Mapping>> mappings_;
 };
 
 }  // namespace rekindle

@@ -2,6 +2,7 @@
 // One rank of the conformance suite under mpirun: comm_mpi_conformance RANKS_PER_NODE (0: all of the machine)
 #include <ATen/ops/full.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
@@ -18,6 +19,11 @@ void run_checks(MpiSession& session, const CommOptions& options) {
   const int node = options.ranks_per_node > 0 ? options.ranks_per_node : communicator->world();
   if (communicator->fills_shared() != (communicator->rank() % node == 0)) {
     throw std::runtime_error("these ranks are on other nodes than they should be");
+  }
+  constexpr uintptr_t kLargePage = 2 << 20;
+  const at::Tensor memory = communicator->allocate(kLargePage, at::kByte);
+  if (reinterpret_cast<uintptr_t>(memory.const_data_ptr()) % kLargePage != 0) {
+    throw std::runtime_error("no large page can lie in this memory");
   }
   for (const auto& [name, check] : conformance_checks()) {
     if (communicator->rank() == 0) std::printf("%s\n", name.c_str());
