@@ -97,6 +97,7 @@ nlohmann::json to_json(const TrainState& state) {
                       {"schedule", to_json(state.schedule)}};
   if (state.best) json["best"] = {{"score", state.best->score}, {"step", state.best->step}};
   if (state.averaged) json["averaged"] = true;
+  if (state.skipped_steps > 0) json["skipped_steps"] = state.skipped_steps;
   if (!state.missed_steps.empty()) json["missed_steps"] = state.missed_steps;
   if (state.loss_scale)
     json["loss_scale"] = {{"scale", state.loss_scale->scale}, {"good_steps", state.loss_scale->good_steps}};
@@ -123,6 +124,7 @@ TrainState train_state_from_json(const nlohmann::json& json, const std::string& 
     state.best = Best{best.number("score"), best.count("step")};
   }
   if (json.contains("schedule")) state.schedule = schedule_state_from(fields.object("schedule"), where);
+  if (json.contains("skipped_steps")) state.skipped_steps = fields.count("skipped_steps");
   if (json.contains("missed_steps")) {
     const nlohmann::json& missed = fields.object("missed_steps");
     const Fields counts(missed, where);

@@ -45,6 +45,7 @@ struct TrainState {
   uint64_t seed = 1;
   int64_t optimizer_steps = 0;  // updates made: fewer than progress.step where steps were skipped
   std::map<std::string, int64_t> missed_steps;  // of those, by parameters that took part in fewer
+  int64_t skipped_steps = 0;                    // whose loss or gradient was not finite
   std::vector<WorldSpan> worlds;                // in order; the first begins at step 0
   std::string job_digest;
   std::optional<Best> best;  // none before the first evaluation

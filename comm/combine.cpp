@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstring>
 
-#include "comm/widest.h"
+#include "core/widest.h"
 
 namespace rekindle {
 namespace {

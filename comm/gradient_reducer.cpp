@@ -13,6 +13,7 @@
 #include "comm/lending.h"
 #include "comm/sum.h"
 #include "core/error.h"
+#include "core/squares.h"
 
 namespace rekindle {
 namespace {

@@ -8,9 +8,10 @@
 #include <utility>
 
 #include "comm/mpi_calls.h"
-#include "comm/mpi_watch.h"
 #include "comm/mpi_node_communicator.h"
+#include "comm/mpi_watch.h"
 #include "comm/sum.h"
+#include "core/squares.h"
 
 namespace rekindle {
 namespace {

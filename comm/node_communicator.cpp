@@ -12,6 +12,7 @@
 #include "comm/combine.h"
 #include "comm/sum.h"
 #include "core/error.h"
+#include "core/squares.h"
 
 namespace rekindle {
 namespace {

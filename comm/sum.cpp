@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "comm/widest.h"
+#include "core/widest.h"
 
 namespace rekindle {
 namespace {
@@ -70,15 +70,6 @@ void sum_in_order(T* out, std::span<const T* const> sources, const SumOrder& ord
   }
 }
 
-REKINDLE_WIDEST void add_squares(double* lanes, const float* values, int64_t n) {
-  for (int64_t i = 0; i + 16 <= n; i += 16) {
-    for (int lane = 0; lane < 16; ++lane) {
-      const double value = values[i + lane];
-      lanes[lane] += value * value;
-    }
-  }
-}
-
 }  // namespace
 
 void sum(float* out, std::span<const float* const> sources, int64_t count) {
@@ -90,15 +81,6 @@ void sum(float* out, std::span<const float* const> sources, const SumOrder& orde
 }
 void sum(double* out, std::span<const double* const> sources, const SumOrder& order, int64_t count) {
   sum_in_order(out, sources, order, count);
-}
-
-double sum_of_squares(const float* values, int64_t count) {
-  double lanes[16] = {};
-  add_squares(lanes, values, count);
-  double total = 0;
-  for (const double lane : lanes) total += lane;
-  for (int64_t i = count / 16 * 16; i < count; ++i) total += static_cast<double>(values[i]) * values[i];
-  return total;
 }
 
 }  // namespace rekindle

@@ -16,8 +16,4 @@ void sum(float* out, std::span<const float* const> sources, int64_t count);
 void sum(float* out, std::span<const float* const> sources, const SumOrder& order, int64_t count);
 void sum(double* out, std::span<const double* const> sources, const SumOrder& order, int64_t count);
 
-// The sum of squares in float64: 16 lanes that are added at the end in one fixed order. Infinity and NaN pass
-// through.
-double sum_of_squares(const float* values, int64_t count);
-
 }  // namespace rekindle

@@ -19,10 +19,16 @@ struct ScheduleState {
 
     bool operator==(const Watch&) const = default;
   };
-  // A mean that forgets, over steps.
+  // A mean that forgets, over steps: sum / weight.
   struct Mean {
+    static constexpr double kNewest = 0.02;  // share that the newest step is
+
     double sum = 0, weight = 0;
 
+    void add(double value) {
+      sum += kNewest * (value - sum);
+      weight += kNewest * (1 - weight);
+    }
     bool operator==(const Mean&) const = default;
   };
 
@@ -30,6 +36,10 @@ struct ScheduleState {
   Progress origin;                 // what that had seen
   std::optional<double> start_lr;  // the rate that a warm-up starts from again
   double peak_factor = 1;          // of the usual peak, since then
+
+  // Updates that the optimizer has made, less the steps of the run: it may have begun at its parent's count,
+  // and a step that is skipped makes none. Checkpoints have both numbers, and not this one.
+  int64_t updates_ahead = 0;
 
   double lr = 0;  // of the step before
   // Where a measure ended the warm-up, with what the schedule had seen before the run; and the share of the

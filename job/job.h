@@ -45,4 +45,8 @@ std::string to_toml(const Job& job);
 // workers and the deadline, which a resumed run may change.
 std::string job_digest(const Job& job);
 
+// What of that differs, for a message: "schedule.base_lr = 0.2 instead of 0.1" and how many more there are.
+// Empty where the digests are equal.
+std::string difference_text(const Job& job, const Job& other);
+
 }  // namespace rekindle

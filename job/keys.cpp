@@ -177,10 +177,10 @@ void add_batch(Table& table) {
   batch.key("start", count, &BatchOptions::start,
             "the global batch at first: it grows from there, in steps of this size, to `global`; the rate is "
             "that of `global` all along");
-  batch.key(
-      "ramp",
-      optional_length({.type = "a length > 0, not a time", .zero = false, .share = false, .time = false}),
-      &BatchOptions::ramp, "how long it grows, in samples or epochs; with `start`");
+  batch.key("ramp",
+            optional_length(
+                {.type = "a length > 0 in samples or epochs", .zero = false, .share = false, .time = false}),
+            &BatchOptions::ramp, "how long it grows, in samples or epochs; with `start`");
   batch.key("microbatch", integer<int64_t>(0), &BatchOptions::microbatch,
             "most samples in one forward pass; 0: a worker's whole share");
   batch.key(
@@ -363,12 +363,15 @@ void add_decay(Table& table) {
       "`warmup_start_factor = 0.04` and `min_lr_factor = 4e-6` where they are not given; `plateau` falls "
       "when "
       "the validation data say so");
-  schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
-               "share of the peak where the decay ends, or under which it does not go");
+  schedule
+      .key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
+           "share of the peak where the decay ends, or under which it does not go")
+      .only_with(decay, {"cosine", "linear", "polynomial", "step", "exponential", "inverse-sqrt", "wsd",
+                         "one-cycle", "plateau"});
   schedule.key("decay_power", number(above(0)), &ScheduleOptions::decay_power, "exponent of the fall")
       .only_with(decay, {"polynomial"});
   schedule
-      .key("decay_factor", number(above(0)), &ScheduleOptions::decay_factor,
+      .key("decay_factor", number({.low = 0, .high = 1, .low_taken = false}), &ScheduleOptions::decay_factor,
            "what the rate is multiplied by, at once or smoothly")
       .only_with(decay, {"step", "exponential", "plateau"});
   schedule

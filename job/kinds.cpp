@@ -145,7 +145,8 @@ Kind<Length> length(LengthRule rule) {
           [rule](const Item& item) -> std::optional<Length> {
             const auto* value = item.node.as_string();
             if (value == nullptr || value->get().size() > 40 || has_control_characters(value->get())) {
-              return item.wrong(rule.type + " such as \"5ep\"");
+              const size_t comma = std::min(rule.type.find(','), rule.type.size());
+              return item.wrong(rule.type.substr(0, comma) + " such as \"5ep\"" + rule.type.substr(comma));
             }
             Length length;
             try {
@@ -159,6 +160,8 @@ Kind<Length> length(LengthRule rule) {
             if (length.is_zero() || (share && !rule.share) || (length.is_time() && !rule.time)) {
               return item.wrong(rule.type);
             }
+            constexpr double kMost = 1e12;  // of samples, steps or epochs: more could not be counted
+            if (!length.is_time() && length.value > kMost) return item.wrong("at most 1e12");
             if (share && length.value > 1) return item.wrong("a share of at most \"1dur\"");
             return length;
           },

@@ -2,6 +2,7 @@
 #include "job/reader.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/text.h"
 #include "job/keys.h"
@@ -118,14 +119,61 @@ void lay_overrides(toml::table& root, std::span<const std::string> overrides, Mi
 
 }  // namespace
 
+namespace {
+
+// What other trainers call it.
+const std::map<std::string, std::string>& other_names() {
+  static const std::map<std::string, std::string> names{{"batch_size", "batch.global"},
+                                                        {"train_batch_size", "batch.global"},
+                                                        {"per_device_train_batch_size", "batch.per_worker"},
+                                                        {"gradient_accumulation_steps", "batch.microbatch"},
+                                                        {"lr", "schedule.base_lr"},
+                                                        {"learning_rate", "schedule.base_lr"},
+                                                        {"warmup_steps", "schedule.warmup"},
+                                                        {"warmup_epochs", "schedule.warmup"},
+                                                        {"warmup_ratio", "schedule.warmup"},
+                                                        {"lr_scheduler", "schedule.decay"},
+                                                        {"lr_scheduler_type", "schedule.decay"},
+                                                        {"min_lr", "schedule.min_lr_factor"},
+                                                        {"gamma", "schedule.decay_factor"},
+                                                        {"milestones", "schedule.decay_at"},
+                                                        {"epochs", "run.duration"},
+                                                        {"num_epochs", "run.duration"},
+                                                        {"num_train_epochs", "run.duration"},
+                                                        {"max_epochs", "run.duration"},
+                                                        {"max_steps", "run.duration"},
+                                                        {"max_duration", "run.duration"},
+                                                        {"clip_grad_norm", "optimizer.max_grad_norm"},
+                                                        {"gradient_clip_val", "optimizer.max_grad_norm"},
+                                                        {"ema_decay", "optimizer.ema_half_life"},
+                                                        {"ema", "optimizer.ema_half_life"},
+                                                        {"fp16", "run.precision"},
+                                                        {"bf16", "run.precision"},
+                                                        {"num_workers", "run.workers"},
+                                                        {"output_dir", "run.directory"},
+                                                        {"save_every", "checkpoint.every"},
+                                                        {"save_steps", "checkpoint.every"},
+                                                        {"eval_every", "evaluation.every"},
+                                                        {"eval_steps", "evaluation.every"}};
+  return names;
+}
+
+}  // namespace
+
 std::string report_unknown(const toml::key& key, const std::string& section, Mistakes& mistakes) {
   const std::string word(key.str());
   const std::vector<std::string> known = names_in(section);
   std::string meant;
   std::string what = (section.empty() ? "unknown section or key '" : "unknown key '") + shown(word) + "'";
   if (!section.empty()) what += " in [" + section + "]";
-  std::string help = did_you_mean(word, known, &meant);
-  if (!meant.empty() && !section.empty()) meant = section + "." + meant;
+  std::string help;
+  if (const auto other = other_names().find(word); other != other_names().end()) {
+    meant = other->second;
+    help = "did you mean '" + meant + "'?";
+  } else {
+    help = did_you_mean(word, known, &meant);
+    if (!meant.empty() && !section.empty()) meant = section + "." + meant;
+  }
 
   for (const Key<Job>& row : job_keys()) {  // a known key that stands in the wrong section
     if (help.empty() && row.name == word)

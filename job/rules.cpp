@@ -119,7 +119,9 @@ void schedule_keys(const Case& it) {
     if (!it.has("schedule.min_lr_factor")) options.min_lr_factor = 4e-6;
   }
   if (!it.given.well("schedule.decay") || !it.has("schedule.decay")) return;
-  const bool every = it.has("schedule.decay_every"), at = it.has("schedule.decay_at");
+  const bool every = it.has("schedule.decay_every");
+  const bool at =
+      it.has("schedule.decay_at") && !(options.decay_at.empty() && it.given.well("schedule.decay_at"));
   if (options.decay == Decay::kStep && every == at) {
     it.add(at ? "schedule.decay_at" : "schedule.decay",
            at ? "contradicts schedule.decay_every, expected only one of them"
@@ -172,7 +174,29 @@ void warmup_momentum(const Case& it) {
            "moves momentum in the warm-up, expected a length as schedule.warmup with it");
 }
 
+// Keys that say how a warm-up rises, where there is none or it rises by a rule of its own.
+void warmup_without_effect(const Case& it) {
+  const ScheduleOptions& options = it.job.schedule;
+  if (!it.given.well("schedule.warmup") || it.given.slipped("schedule.warmup")) return;
+  const bool by_rule = options.warmup_rule != WarmupRule::kLength;
+  const bool none = !by_rule && options.warmup.is_zero() && !it.has("schedule.warmup");
+  const std::pair<const char*, bool> others[] = {
+      {"schedule.warmup_start_factor", options.warmup_start_factor > 0},
+      {"schedule.warmup_start_lr", options.warmup_start_lr.has_value()},
+      {"schedule.warmup_fixed_in", options.warmup_fixed_in != WarmupFixedIn::kSamples},
+      {"schedule.warmup_shape", none && options.warmup_shape != WarmupShape::kLinear}};
+  for (const auto& [key, given] : others) {
+    if (!given || !it.has(key)) continue;
+    if (none) it.add(key, "is about a warm-up, expected schedule.warmup with it");
+    if (by_rule) it.add(key, "does not go with a warm-up by rule, which is all said by Adam's constants");
+  }
+  if (options.warmup_fixed_in == WarmupFixedIn::kSteps && it.job.run.duration.is_time())
+    it.add("schedule.warmup_fixed_in",
+           "is \"steps\", expected a run.duration in epochs, steps or samples with it");
+}
+
 void warmup_keys(const Case& it) {
+  warmup_without_effect(it);
   const ScheduleOptions& options = it.job.schedule;
   const bool by_rule = options.warmup_rule != WarmupRule::kLength;
   const bool start =
@@ -240,6 +264,20 @@ void batch(const Case& it) {
   if (ramp && options.ramp.unit != Unit::kSamples && options.ramp.unit != Unit::kEpochs &&
       it.given.well("batch.ramp"))
     it.add("batch.ramp", "is " + quote(to_string(options.ramp)) + ", expected samples or epochs");
+  if (!ramp) return;
+  // Steps from the beginning are the small ones; those from anywhere else would be counted by the wrong size.
+  const ScheduleOptions& schedule = it.job.schedule;
+  const std::pair<const char*, const Length&> lengths[] = {
+      {"schedule.decay_every", schedule.decay_every},
+      {"schedule.timescale", schedule.timescale},
+      {"schedule.settle", schedule.settle},
+      {"schedule.cooldown", schedule.cooldown},
+      {"optimizer.ema_half_life", it.job.optimizer.ema_half_life}};
+  for (const auto& [name, length] : lengths) {
+    if (length.unit != Unit::kBatches || length.is_zero() || !it.given.well(name)) continue;
+    it.add(name, "has " + quote(to_string(length)) +
+                     ", and with batch.ramp steps grow, expected samples, epochs or a share");
+  }
 }
 
 // With batch.per_worker a step has another size on another number of workers, and a resumed run may have one.
@@ -315,7 +353,7 @@ void warm_start(const Case& it) {
     if (it.job.schedule.warmup_start_factor > 0) it.add("schedule.warmup_start_factor", why);
     if (it.job.schedule.warmup_start_lr) it.add("schedule.warmup_start_lr", why);
     if (it.job.schedule.warmup.is_zero())
-      it.add("warm_start.load.schedule", "is \"re-warm\", expected schedule.warmup with it");
+      it.add("warm_start.load.schedule", "is \"re-warm\", expected a length as schedule.warmup with it");
   }
   const auto frozen = [](const GroupOptions& group) { return group.freeze; };
   if (options.ema == Carry::kLoad && std::ranges::any_of(it.job.optimizer.groups, frozen))
@@ -323,6 +361,18 @@ void warm_start(const Case& it) {
            "is \"load\", and of a parameter that a group freezes there is only one, expected \"reset\"");
   if (options.ema == Carry::kLoad && it.job.optimizer.ema_half_life.is_zero())
     it.add("warm_start.load.ema", "is \"load\", expected optimizer.ema_half_life with it");
+  const std::pair<const char*, bool> taken[] = {{"optimizer", options.optimizer == Carry::kLoad},
+                                                {"ema", options.ema == Carry::kLoad},
+                                                {"schedule", goes_on}};
+  if (options.strategy == Strategy::kCold && it.given.well("warm_start.strategy")) {
+    for (const auto& [key, takes] : taken) {
+      if (takes)
+        it.add(
+            std::string("warm_start.load.") + key,
+            "takes from the parent, and with warm_start.strategy = \"cold\" nothing is, expected \"reset\"");
+    }
+    return;
+  }
   // What was measured on weights means nothing without them.
   if (options.weights == Carry::kLoad) return;
   if (!it.has("warm_start.load.batch_norm")) options.batch_norm = Carry::kReset;
@@ -330,10 +380,10 @@ void warm_start(const Case& it) {
     it.add("warm_start.load.batch_norm",
            "is \"load\" without the weights that the statistics are of, expected \"reset\"");
   }
-  for (const auto& [key, carry] : {std::pair("optimizer", options.optimizer), {"ema", options.ema}}) {
-    if (carry == Carry::kLoad)
+  for (const auto& [key, takes] : taken) {
+    if (takes)
       it.add(std::string("warm_start.load.") + key,
-             "is \"load\" without the weights that it belongs to, expected \"reset\"");
+             "takes from the parent without the weights that it belongs to, expected \"reset\"");
   }
 }
 

@@ -151,7 +151,8 @@ toml::table parse_job_file(const std::filesystem::path& file, const std::string&
     return toml::parse(text, name);
   } catch (const toml::parse_error& error) {
     where.begin = error.source().begin;
-    mistakes.add(where, "no TOML: " + std::string(error.description()));
+    mistakes.add(where, "no TOML: " + std::string(error.description()) +
+                            ", expected key = value, with texts and lengths in quotes, such as \"5ep\"");
   }
   throw mistakes.error();
 }

@@ -56,4 +56,25 @@ std::string job_digest(const Job& job) {
   return digest_of(write(job, [](const Key<Job>& key) { return !key.resumable; }));
 }
 
+std::string difference_text(const Job& job, const Job& other) {
+  constexpr size_t kShown = 3;
+  const auto value_of = [](const Job& of, const Key<Job>& key) {
+    const std::string value = line_of(of, key).empty() ? "" : key.print(of);
+    return value.empty() ? "nothing" : value;
+  };
+  std::vector<std::string> differences;
+  for (const Key<Job>& key : job_keys()) {
+    if (key.resumable) continue;
+    const std::string mine = value_of(job, key), theirs = value_of(other, key);
+    if (mine != theirs) differences.push_back(key.full_name() + " = " + mine + " instead of " + theirs);
+  }
+  if (job.model.name() == other.model.name() && model_lines(job.model) != model_lines(other.model))
+    differences.push_back("other keys of the model");
+  std::string text;
+  for (size_t i = 0; i < std::min(differences.size(), kShown); ++i)
+    text += (text.empty() ? "" : ", ") + differences[i];
+  if (differences.size() > kShown) text += " and " + std::to_string(differences.size() - kShown) + " more";
+  return text;
+}
+
 }  // namespace rekindle

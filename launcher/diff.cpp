@@ -12,6 +12,7 @@
 #include "checkpoints/locate.h"
 #include "checkpoints/weight_files.h"
 #include "core/names.h"
+#include "core/text.h"
 #include "job/keys.h"
 #include "launcher/look.h"
 #include "launcher/table.h"

@@ -6,6 +6,7 @@
 #include "checkpoints/locate.h"
 #include "checkpoints/weight_files.h"
 #include "core/names.h"
+#include "core/text.h"
 #include "launcher/look.h"
 #include "launcher/table.h"
 
@@ -52,6 +53,7 @@ ordered_json describe(const Checkpoint& checkpoint) {
           {"seconds", checkpoint.state.progress.seconds},
           {"worlds", worlds},
           {"seed", checkpoint.state.seed},
+          {"averaged", checkpoint.state.averaged},
           {"model", to_json(checkpoint.card)},
           {"lineage", to_json(checkpoint.lineage)},
           {"files", files}};
@@ -81,6 +83,7 @@ void print(const Checkpoint& checkpoint) {
       {"trained", grouped(progress.step) + " steps, " + grouped(progress.samples) + " samples, " +
                       short_number(progress.seconds) + " s"},
       {"workers", workers},
+      {"weights", checkpoint.state.averaged ? "averaged over steps" : "as trained"},
       {"model", checkpoint.card.model + " " + checkpoint.card.options.dump()},
       {"classes", std::to_string(checkpoint.card.classes.size())},
       {"preprocessing",

@@ -119,6 +119,7 @@ std::string text_of(const Node& node) {
   size_t increments = node.checkpoint->lineage.increments.size();
   text += ", " + std::to_string(increments) + (increments == 1 ? " increment" : " increments");
   text += ", on " + workers_of(node.checkpoint->state.worlds);
+  if (node.checkpoint->state.averaged) text += ", averaged";
   text += "  " + (node.verdict.empty() ? "not judged" : node.verdict);
   return text + (node.serves ? "  <- serves" : "");
 }
@@ -165,6 +166,7 @@ ordered_json to_json(const std::vector<Node>& nodes) {
                     {"step", checkpoint.state.progress.step},
                     {"samples", checkpoint.state.progress.samples},
                     {"worlds", worlds},
+                    {"averaged", checkpoint.state.averaged},
                     {"job", checkpoint.lineage.job},
                     {"build", checkpoint.lineage.build},
                     {"increments", to_json(checkpoint.lineage)["increments"]},

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file_system.h"
+#include "core/text.h"
 #include "job/job.h"
 #include "launcher/compose.h"
 #include "launcher/plot.h"
@@ -30,7 +31,11 @@ std::string ask(const Launch& launch, ExitCode& code) {
   char chunk[1 << 14];
   while (const size_t count = fread(chunk, 1, sizeof chunk, pipe.get())) text.append(chunk, count);
   const int status = pclose(pipe.get());
-  code = WIFEXITED(status) ? static_cast<ExitCode>(WEXITSTATUS(status)) : ExitCode::kFailed;
+  if (WIFSIGNALED(status)) {
+    throw Error("the worker was killed by signal " + std::to_string(WTERMSIG(status)),
+                {launch.program.string(), "it looks at the job, the data and the model, and gave no answer"});
+  }
+  code = static_cast<ExitCode>(WEXITSTATUS(status));
   return text;
 }
 
@@ -83,7 +88,13 @@ void print_treatment(const ordered_json& optimizer) {
     if (group.contains("unfreeze_at")) how += ", frozen up to " + group["unfreeze_at"].get<std::string>();
     rows.push_back({"group " + some_of(group["match"]), how});
   }
-  if (optimizer["weight_decay"] > 0.0) rows.push_back({"no weight decay", some_of(optimizer["no_decay"])});
+  const bool decays = optimizer["decays"], adapts = optimizer["adapts"];
+  if ((decays || adapts) && !optimizer["no_decay"].empty()) {
+    const char* const what = !adapts ? "no weight decay" : decays ? "no decay, not adapted" : "not adapted";
+    rows.push_back({what, some_of(optimizer["no_decay"])});
+  }
+  for (const ordered_json& layer : optimizer["layers"])
+    rows.push_back({"rate x " + short_number(layer["lr_factor"]), some_of(layer["parameters"])});
   if (!rows.empty()) std::printf("\n%s", table(rows).c_str());
 }
 
@@ -159,8 +170,19 @@ Curve curve_of(const ordered_json& answer) {
   return curve;
 }
 
+// What stands there already is an older picture, or a file that is not ours to replace.
+void check_picture(const std::filesystem::path& path) {
+  FileSystem& files = posix_file_system();
+  if (path.empty() || !files.exists(path)) return;
+  if (!files.is_directory(path) && read_text(files, path).starts_with("<svg")) return;
+  throw bad_input("there is something else than a picture here", path.string(),
+                  "give --svg the path of a new file");
+}
+
 void draw(const PlanCommand& command, const ordered_json& answer) {
-  if (command.plot) std::printf("\nlearning rate\n%s", plot_text(curve_of(answer)).c_str());
+  const ordered_json& worlds = answer["worlds"];
+  const std::string of = worlds.size() > 1 ? " with workers: " + cell(worlds[0], "workers") : "";
+  if (command.plot) std::printf("\nlearning rate%s\n%s", of.c_str(), plot_text(curve_of(answer)).c_str());
   if (command.svg.empty()) return;
   replace_file(posix_file_system(), command.svg,
                plot_svg(curve_of(answer), "learning rate of " + command.job.filename().string()));
@@ -169,6 +191,7 @@ void draw(const PlanCommand& command, const ordered_json& answer) {
 }  // namespace
 
 ExitCode plan(const PlanCommand& command) {
+  check_picture(command.svg);
   const Job job = read_job(command.job, command.overrides);  // mistakes are told before anything is started
   ExitCode code = ExitCode::kDone;
   const std::string text = ask(compose_describe(command, job.run.threads), code);

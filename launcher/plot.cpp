@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "core/text.h"
 #include "launcher/table.h"
 
 namespace rekindle {

@@ -62,10 +62,4 @@ std::string bytes_text(uint64_t bytes) {
   return text;
 }
 
-std::string short_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
-
 }  // namespace rekindle

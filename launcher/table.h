@@ -13,6 +13,5 @@ std::string table(const std::vector<std::vector<std::string>>& rows);
 // 1,234,567 and 12.3 MB: numbers as people read them.
 std::string grouped(int64_t number);
 std::string bytes_text(uint64_t bytes);
-std::string short_number(double value);  // four significant digits
 
 }  // namespace rekindle

@@ -18,22 +18,32 @@ bool is_number(const std::string& part) {
   return std::ranges::all_of(part, [](unsigned char c) { return std::isdigit(c); });
 }
 
-// "encoder.3" of "encoder.layer.3.output.weight"; "embeddings" of "embeddings.weight". Lists beside each
-// other have their layers in common ("layers.1" and "norms.1"), but not those that are numbered themselves
-// ("layer1.0" and "layer2.0").
-std::string layer_name(const std::string& parameter) {
+// Where a parameter's layer stands: the element of a list of modules ("encoder.", "layer", "3" of
+// "encoder.layer.3.output.weight"), or a module ("embeddings" of "embeddings.weight").
+struct Place {
+  std::string parent, list, index;
+
+  std::string name() const { return parent + list + (index.empty() ? "" : "." + index); }
+};
+
+Place place_of(const std::string& parameter) {
   std::istringstream parts(parameter);
-  std::string layer, before, part;
+  std::string part;
+  Place place;
   while (std::getline(parts, part, '.')) {
-    if (parts.eof()) return layer + before;  // `part` is the parameter's own name
+    if (parts.eof()) break;  // `part` is the parameter's own name
     if (is_number(part)) {
-      const bool numbered = !before.empty() && std::isdigit(static_cast<unsigned char>(before.back()));
-      return layer + (numbered ? before : "") + "." + part;
+      place.index = part;
+      break;
     }
-    layer += before;
-    before = "." + part;
+    if (!place.list.empty()) place.parent += place.list + ".";
+    place.list = part;
   }
-  return layer;
+  return place;
+}
+
+bool matches_any(const std::vector<std::string>& globs, const std::string& name) {
+  return std::ranges::any_of(globs, [&](const std::string& glob) { return matches_glob(glob, name); });
 }
 
 }  // namespace
@@ -46,16 +56,11 @@ std::vector<std::string> moment_names_of(const OptimizerOptions& options) {
 }
 
 bool decays(const OptimizerOptions& options, const FlatLayout::Entry& parameter) {
-  if (!options.no_decay) return parameter.shape.size() > 1;
-  return std::none_of(options.no_decay->begin(), options.no_decay->end(),
-                      [&](const std::string& pattern) { return matches_glob(pattern, parameter.name); });
+  return options.no_decay ? !matches_any(*options.no_decay, parameter.name) : parameter.shape.size() > 1;
 }
 
 const GroupOptions* group_of(const OptimizerOptions& options, const std::string& parameter) {
-  const auto has = [&](const GroupOptions& group) {
-    return std::ranges::any_of(group.match,
-                               [&](const std::string& glob) { return matches_glob(glob, parameter); });
-  };
+  const auto has = [&](const GroupOptions& group) { return matches_any(group.match, parameter); };
   const auto group = std::ranges::find_if(options.groups, has);
   return group == options.groups.end() ? nullptr : &*group;
 }
@@ -70,14 +75,31 @@ void check_groups(const OptimizerOptions& options, const std::vector<std::string
         "no name matches that a group before it has not taken; `rekindle inspect` of a checkpoint "
         "lists the names");
   }
+  const auto is_spared = [&](const std::string& name) { return matches_any(*options.no_decay, name); };
+  if (!options.no_decay || options.no_decay->empty() || std::ranges::any_of(parameters, is_spared)) return;
+  throw bad_input("no parameter matches '" + options.no_decay->front() + "'", "optimizer.no_decay",
+                  "all would decay; [] says so, and `rekindle inspect` of a checkpoint lists the names");
 }
 
 std::vector<int> layers_of(const FlatLayout& layout) {
+  std::set<std::string> lists;                // that are more than norms
+  std::map<std::string, std::string> beside;  // by parent and index: the element of the first such list
+  for (const FlatLayout::Entry& entry : layout.entries()) {
+    const Place place = place_of(entry.name);
+    if (place.index.empty() || entry.shape.size() <= 1) continue;
+    lists.insert(place.parent + place.list);
+    beside.emplace(place.parent + place.index, place.name());
+  }
   std::map<std::string, int> numbers;
   std::vector<int> layers;
   for (const FlatLayout::Entry& entry : layout.entries()) {
-    const auto [known, is_new] =
-        numbers.try_emplace(layer_name(entry.name), static_cast<int>(numbers.size()));
+    const Place place = place_of(entry.name);
+    std::string name = place.name();
+    if (!place.index.empty() && !lists.contains(place.parent + place.list)) {
+      const auto element = beside.find(place.parent + place.index);
+      if (element != beside.end()) name = element->second;
+    }
+    const auto [known, is_new] = numbers.try_emplace(name, static_cast<int>(numbers.size()));
     layers.push_back(known->second);
   }
   return layers;

@@ -33,12 +33,12 @@ bool decays(const OptimizerOptions& options, const FlatLayout::Entry& parameter)
 // The first group that matches a parameter; null where none does.
 const GroupOptions* group_of(const OptimizerOptions& options, const std::string& parameter);
 
-// Throws bad_input for a group that none of these parameters belongs to.
+// Throws bad_input for a group that none of these parameters belongs to, and for no_decay that spares none.
 void check_groups(const OptimizerOptions& options, const std::vector<std::string>& parameters);
 
 // The layer that each parameter belongs to, counted from the input among those that are trained: what stands
-// under one module, or under one element of a list of modules ("layers.3", and "norms.3" beside it), is a
-// layer, in the order in which they are registered.
+// under one module, or under one element of a list of modules ("layers.3"), is a layer, in the order in which
+// they are registered. A list of vectors alone ("norms") is part of the list beside it.
 std::vector<int> layers_of(const FlatLayout& layout);
 
 }  // namespace rekindle

@@ -120,15 +120,24 @@ void Optimizer::start_step(Settings settings) {
   settings_ = std::move(settings);
   divisor_.reset();
   if (settings_.gradient_divisor != 1) divisor_ = scalar(settings_.gradient_divisor);
+  const std::map<int64_t, Late> before = late_;
   for (auto& [begin, late] : late_) late.now = false;
   for (const Range& range : settings_.untouched) {
     Late& late = late_[range.begin];
     late = {range.end, late.missed + 1, true};
   }
-  if (late_.empty()) {
-    for (Slice& slice : slices_)
-      for (Lists& lists : slice) std::ranges::fill(lists.counts, steps_);
-  }
+  const auto is_cut_alike = [](const auto& one, const auto& other) {
+    return one.first == other.first && one.second.now == other.second.now &&
+           (one.second.now || one.second.missed == other.second.missed);
+  };
+  if (!std::ranges::equal(late_, before, is_cut_alike)) return make_lists();
+  for (Slice& slice : slices_)
+    for (Lists& lists : slice)
+      for (int64_t& count : lists.counts) ++count;
+}
+
+void Optimizer::make_lists() {
+  for (size_t slice = 0; slice < slices_.size(); ++slice) slices_[slice] = lists_of(slice);
 }
 
 std::map<std::string, int64_t> Optimizer::missed_steps() const {
@@ -149,14 +158,12 @@ void Optimizer::set_steps(int64_t steps, const std::map<std::string, int64_t>& m
     const int64_t end = i + 1 < entries.size() ? entries[i + 1].range.begin : layout_.size();
     late_[entries[i].range.begin] = {end, found->second, false};
   }
+  make_lists();
 }
 
 template <typename Do>
 void Optimizer::for_each(size_t slice, const Do& something) {
-  const bool whole = late_.empty();
-  Slice rest;
-  if (!whole) rest = lists_of(slice);
-  Slice& all = whole ? slices_[slice] : rest;
+  Slice& all = slices_[slice];
   const double momentum =
       settings_.momentum.value_or(has_betas(options_.name) ? options_.beta1 : options_.momentum);
   for (size_t t = 0; t < treatments_.size(); ++t) {

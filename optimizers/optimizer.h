@@ -127,6 +127,7 @@ class Optimizer {
 
   void add_to(Lists& lists, const Segment& segment, Range part, int64_t missed) const;
   Slice lists_of(size_t slice) const;  // without what is untouched
+  void make_lists();
   template <typename Do>
   void for_each(size_t slice, const Do& something);
 
@@ -134,7 +135,7 @@ class Optimizer {
   std::vector<std::string> moment_names_;
   std::vector<Treatment> treatments_;  // that differ
   std::vector<Segment> segments_;
-  std::vector<Slice> slices_;     // with counts that are those of all
+  std::vector<Slice> slices_;     // as this step has them
   std::map<int64_t, Late> late_;  // by where the parameter begins
 
   // Of the step that runs.

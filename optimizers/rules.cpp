@@ -7,32 +7,11 @@
 #include <ATen/ops/sqrt.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
+#include "core/squares.h"
+
 namespace rekindle {
-namespace {
-
-// In so many lanes, which are added at the end: always in the same order.
-double sum_of_squares(const float* values, int64_t count) {
-  constexpr int kLanes = 16;
-  std::array<double, kLanes> lanes{};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const double value = values[i + lane];
-      lanes[lane] += value * value;
-    }
-  }
-  for (int lane = 0; i < count; ++i, ++lane) lanes[lane] += static_cast<double>(values[i]) * values[i];
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  }
-  return lanes[0];
-}
-
-}  // namespace
-
 Sgd::Sgd(const OptimizerOptions& options, const FlatLayout& layout, const at::Tensor& parameters,
          const at::Tensor& gradient, const std::vector<Range>& slices)
     : Optimizer(options, layout, parameters, gradient, slices) {}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "schedules/curves.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -30,6 +31,15 @@ double fall_polynomial(double done, double power, double floor) {
 
 double fall_1_sqrt(double done, double floor) {
   return floor + (1 - floor) * (1 - std::sqrt(done));
+}
+
+double untuned_linear(double beta2, int64_t t) {
+  return std::min(1.0, (1 - beta2) * static_cast<double>(t) / 2);
+}
+
+int64_t untuned_linear_updates(double beta2) {
+  constexpr double kRounding = 1e-9;  // 2 / (1 - 0.999) is 2000 and a bit
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(2 / (1 - beta2) * (1 - kRounding))));
 }
 
 double untuned_exponential(double beta2, int64_t t) {

@@ -83,7 +83,7 @@ struct ScheduleOptions {
   // plateau; PyTorch's defaults
   DecayMetric decay_metric = DecayMetric::kLoss;
   int64_t decay_patience = 10;    // evaluations without a gain that are borne
-  double decay_threshold = 1e-4;  // a gain is at least this share
+  double decay_threshold = 1e-4;  // a gain is more than this share
   int64_t decay_cooldown = 0;     // evaluations after a fall that do not count
 };
 

@@ -12,7 +12,6 @@ namespace rekindle {
 namespace {
 
 constexpr double kRounding = 1e-9;  // of a quotient that should be whole
-constexpr double kForgets = 0.02;   // share of the running mean that the newest step is
 constexpr double kSettled = 0.2;    // a noise scale stays where it is within this share
 
 bool is_better(double value, const ScheduleState::Watch& watch, bool more, double threshold) {
@@ -34,9 +33,8 @@ Schedule::Schedule(const ScheduleOptions& options, const Timeline& timeline, con
       peak_(scaled_lr(options, timeline.global_batch())),
       by_time_(duration.is_time()),
       end_(by_time_ ? duration.value : timeline.samples_in(duration, 0)),
-      before_(by_time_ ? state.origin.seconds : static_cast<double>(state.origin.samples)),
-      steps_before_(state.origin.step) {
-  set_warmup(timeline, duration);
+      before_(by_time_ ? state.origin.seconds : static_cast<double>(state.origin.samples)) {
+  set_warmup(timeline);
   if (state.start_lr) start_ = std::min(1.0, *state.start_lr / peak_);
   // A child was to start at its parent's rate, and there is no parent yet, or it had none: these shapes would
   // stay at zero.
@@ -45,6 +43,11 @@ Schedule::Schedule(const ScheduleOptions& options, const Timeline& timeline, con
   if (needs_start && start_ <= 0 && options_.warmup_rule == WarmupRule::kLength)
     options_.warmup_shape = WarmupShape::kLinear;
   over_ = warmup_end(state);
+  if (options_.warmup_rule == WarmupRule::kUntuned && options_.warmup_shape == WarmupShape::kLinear &&
+      !by_time_) {
+    const int64_t left = std::max<int64_t>(0, untuned_linear_updates(adam_.beta2) - 1 - state.updates_ahead);
+    over_ = before_ + clock({static_cast<double>(left), Unit::kBatches}, timeline, key("warmup"));
+  }
   check_length(timeline, duration);
   set_decay(timeline);
 }
@@ -76,7 +79,7 @@ double Schedule::clock(const Length& length, const Timeline& timeline, const std
   return timeline.samples_in(length, end_);
 }
 
-void Schedule::set_warmup(const Timeline& timeline, const Length& duration) {
+void Schedule::set_warmup(const Timeline& timeline) {
   start_ = options_.warmup_start_factor;
   if (options_.warmup_start_lr) {
     start_ = *options_.warmup_start_lr / peak_;
@@ -86,12 +89,7 @@ void Schedule::set_warmup(const Timeline& timeline, const Length& duration) {
                       key("warmup_start_lr"), "start at most there");
     }
   }
-  if (options_.warmup_rule == WarmupRule::kUntuned && options_.warmup_shape == WarmupShape::kLinear) {
-    // min(1, (1 - beta2) t / 2) of update t, from 1.
-    const double updates = std::max(1.0, 2 / (1 - adam_.beta2));
-    start_ = 1 / updates;
-    warmup_ = clock({updates - 1, Unit::kBatches}, timeline, key("warmup"));
-  } else if (options_.warmup_rule == WarmupRule::kLength) {
+  if (options_.warmup_rule == WarmupRule::kLength) {
     warmup_ = clock(options_.warmup, timeline, key("warmup"));
     if (options_.warmup_fixed_in == WarmupFixedIn::kSteps && options_.warmup.unit != Unit::kBatches &&
         !by_time_)
@@ -112,10 +110,13 @@ void Schedule::set_warmup(const Timeline& timeline, const Length& duration) {
 void Schedule::check_length(const Timeline& timeline, const Length& duration) const {
   if (over_ <= before_ + end_) return;
   const bool by_rule = options_.warmup_rule != WarmupRule::kLength;
-  const auto steps = std::to_string(timeline.steps_at(static_cast<int64_t>(std::llround(warmup_))));
-  throw bad_input("the warm-up (" + (by_rule || !by_time_ ? steps + " steps" : to_string(options_.warmup)) +
-                      ") is longer than the run (" + to_string(duration) + ")",
-                  key("warmup"), "shorten it, or lengthen run.duration");
+  const auto steps = std::to_string(timeline.steps_at(static_cast<int64_t>(std::llround(over_ - before_))));
+  throw bad_input(
+      "the warm-up (" + (by_time_ ? to_string(options_.warmup) : steps + " steps") +
+          ") is longer than the run (" + to_string(duration) + ")",
+      key("warmup"),
+      by_rule ? "lengthen run.duration, or give the warm-up a length; \"untuned\" is 2 / (1 - beta2) steps"
+              : "shorten it, or lengthen run.duration");
 }
 
 void Schedule::set_decay(const Timeline& timeline) {
@@ -131,7 +132,8 @@ void Schedule::set_decay(const Timeline& timeline) {
   }
   std::ranges::sort(at_);
   if (options_.decay == Decay::kInverseSqrt && scale_ == 0)
-    throw bad_input("without a warm-up there is no timescale", key("timescale"), "give it a length");
+    throw bad_input("without the length of a warm-up there is no timescale", key("timescale"),
+                    "give it a length");
   if (settle_ > 0 && cooldown_ + settle_ > before_ + end_ - over_) {
     throw bad_input("the cooldown (" + to_string(options_.cooldown) + ") begins before the rate has settled",
                     key("settle"), "shorten one of them, or lengthen run.duration");
@@ -148,7 +150,7 @@ void Schedule::set_decay(const Timeline& timeline) {
 
 double Schedule::at(const Progress& progress, const ScheduleState& state) const {
   const double here = now(progress), warmup = warmup_end(state);
-  const double factor = by_rule(progress.step + steps_before_) * state.rollback_factor;
+  const double factor = by_rule(progress.step + state.updates_ahead + 1) * state.rollback_factor;
   if (here < warmup) return peak_ * factor * rise(options_.warmup_shape, start_, here / warmup_);
   return peak_ * factor * state.reached * fall(here, warmup) * state.plateau_factor;
 }
@@ -214,8 +216,7 @@ double Schedule::fall(double now, double warmup) const {
 bool Schedule::hear(const Progress& after, const StepMeasures& step, ScheduleState& state) const {
   if (state.warmup_end || now(after) >= warmup_) return false;
   if (options_.warmup_until == WarmupUntil::kTrainingLoss) {
-    state.loss.sum += kForgets * (step.loss - state.loss.sum);
-    state.loss.weight += kForgets * (1 - state.loss.weight);
+    state.loss.add(step.loss);
     const double mean = state.loss.sum / state.loss.weight;
     return hear_measure(after, mean, is_better(mean, state.warmup, false, 0),
                         options_.warmup_bound && mean <= *options_.warmup_bound, state);
@@ -278,10 +279,17 @@ bool Schedule::hear_measure(const Progress& after, double measure, bool better, 
   return true;
 }
 
-double Schedule::by_rule(int64_t step) const {
-  if (options_.warmup_rule == WarmupRule::kRadam) return radam_rectification(adam_.beta2, step + 1);
-  if (options_.warmup_rule == WarmupRule::kUntuned && options_.warmup_shape == WarmupShape::kExponential)
-    return untuned_exponential(adam_.beta2, step + 1);
+// What Adam's constants ask of update number `t`, from 1.
+double Schedule::by_rule(int64_t t) const {
+  switch (options_.warmup_rule) {
+    case WarmupRule::kLength:
+      return 1;
+    case WarmupRule::kRadam:
+      return radam_rectification(adam_.beta2, t);
+    case WarmupRule::kUntuned:
+      return options_.warmup_shape == WarmupShape::kExponential ? untuned_exponential(adam_.beta2, t)
+                                                                : untuned_linear(adam_.beta2, t);
+  }
   return 1;
 }
 

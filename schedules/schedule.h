@@ -29,8 +29,8 @@ struct ValidationMeasures {
 //
 // The rate of a step is the schedule at what was seen before it: a linear warm-up from 0 takes its first step
 // at 0 (as Hugging Face's schedulers do). Warm-up ends at the peak, where the decay starts; the decay ends
-// with the run. Warm-ups that have no end, by Adam's constants, are factors of a decay that starts with the
-// run.
+// with the run. Warm-ups by Adam's constants follow its count of updates: they are factors of a decay that
+// starts with the run.
 class Schedule {
  public:
   // `adam` is what the optimizer's constants are at the base batch; of `state` it takes where the schedule
@@ -62,11 +62,11 @@ class Schedule {
 
  private:
   double now(const Progress& progress) const;  // with what was seen before the run
-  void set_warmup(const Timeline& timeline, const Length& duration);
+  void set_warmup(const Timeline& timeline);
   void check_length(const Timeline& timeline, const Length& duration) const;
   void set_decay(const Timeline& timeline);
   double fall(double now, double warmup) const;
-  double by_rule(int64_t step) const;
+  double by_rule(int64_t t) const;
   bool hear_measure(const Progress& after, double measure, bool better, bool reached,
                     ScheduleState& state) const;
   double warmup_end(const ScheduleState& state) const;  // on the clock
@@ -79,7 +79,6 @@ class Schedule {
   // By the run's clock.
   double end_ = 0;     // of the run
   double before_ = 0;  // what the schedule saw before the run
-  int64_t steps_before_ = 0;
   double warmup_ = 0;  // of its curve
   double over_ = 0;    // when it ends, as far as is known
   double start_ = 0;   // share of the peak, where the warm-up begins

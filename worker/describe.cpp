@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
+#include "checkpoints/locate.h"
 #include "comm/sum_plan.h"
 #include "core/error.h"
 #include "core/names.h"
@@ -71,6 +71,16 @@ int64_t samples_of_busiest(const Job& job, int64_t batch, int world, int64_t lea
   return most;
 }
 
+// The highest rate of the run, as far as it can be told: what a child goes on with may be over its peak.
+double highest_rate(const Schedule& schedule, const Timeline& timeline, const ScheduleState& state,
+                    int64_t steps) {
+  if (state.origin.step == 0) return schedule.peak();
+  double highest = 0;
+  for (int64_t step = 0; step < std::max<int64_t>(steps, 1); step += 1 + steps / 4096)
+    highest = std::max(highest, schedule.at({timeline.samples_after(step), step, 0}, state));
+  return highest;
+}
+
 ordered_json row_of(const Job& job, const Timeline& timeline, const ScheduleState& state, int64_t least,
                     int world) {
   const Schedule schedule = schedule_of(job, timeline, state);
@@ -85,25 +95,28 @@ ordered_json row_of(const Job& job, const Timeline& timeline, const ScheduleStat
                    {"global_batch", job.batch.global},
                    {"per_worker", (batch + world - 1) / world},
                    {"accumulation", passes * ((cut + world - 1) / world)},
-                   {"idle_share", 1 - static_cast<double>(batch) / static_cast<double>(busiest * world)},
-                   {"peak_lr", schedule.peak()}};
+                   {"idle_share", 1 - static_cast<double>(batch) / static_cast<double>(busiest * world)}};
+  const double warmup = std::max(0.0, schedule.warmup() - schedule.before());
+  const int64_t steps = by_time ? 0 : steps_of(timeline, job.run.duration);
+  row["peak_lr"] = highest_rate(schedule, timeline, state, steps);
+  if (!std::isfinite(row["peak_lr"].get<double>()))
+    throw bad_input("the peak rate overflows", "schedule.base_lr", "lower it, or schedule.lr_scaling");
   if (job.schedule.lr_scaling == LrScaling::kAdamSqrt) {
     row["betas"] = {schedule.adam().beta1, schedule.adam().beta2};
     row["eps"] = schedule.adam().eps;
   }
   if (by_time) {
     row["seconds"] = schedule.end();
-    row["warmup_seconds"] = schedule.warmup();
+    row["warmup_seconds"] = warmup;
     return row;
   }
-  const int64_t steps = steps_of(timeline, job.run.duration);
   row["steps"] = steps;
   row["samples"] = timeline.samples_after(steps);
   row["epochs"] =
       static_cast<double>(timeline.samples_after(steps)) / static_cast<double>(timeline.epoch_samples());
-  row["warmup_samples"] = schedule.warmup();
-  row["warmup_steps"] = timeline.steps_at(static_cast<int64_t>(std::llround(schedule.warmup())));
-  row["warmup_epochs"] = schedule.warmup() / static_cast<double>(timeline.epoch_samples());
+  row["warmup_samples"] = warmup;
+  row["warmup_steps"] = timeline.steps_at(static_cast<int64_t>(std::llround(warmup)));
+  row["warmup_epochs"] = warmup / static_cast<double>(timeline.epoch_samples());
   return row;
 }
 
@@ -141,6 +154,19 @@ ordered_json rates(const Job& job, const Timeline& timeline, const ScheduleState
   return list;
 }
 
+// The names of the parameters that each layer has, and its share of the rate.
+ordered_json layers_json(const OptimizerOptions& options, const FlatLayout& layout) {
+  ordered_json layers = ordered_json::array();
+  if (options.layer_decay == 1) return layers;
+  const std::vector<int> numbers = layers_of(layout);
+  const int last = numbers.empty() ? -1 : std::ranges::max(numbers);
+  for (int layer = 0; layer <= last; ++layer)
+    layers.push_back({{"lr_factor", std::pow(options.layer_decay, last - layer)}, {"parameters", {}}});
+  for (size_t i = 0; i < numbers.size(); ++i)
+    layers[static_cast<size_t>(numbers[i])]["parameters"].push_back(layout.entries()[i].name);
+  return layers;
+}
+
 // What is trained otherwise than the rest, and what does not decay.
 ordered_json treatment_of(const Job& job, const NamedState& state) {
   FlatLayout layout;
@@ -162,9 +188,15 @@ ordered_json treatment_of(const Job& job, const NamedState& state) {
     layout.append(name, tensor.sizes().vec());
     count(name, tensor);
   }
-  ordered_json answer{{"weight_decay", job.optimizer.weight_decay},
-                      {"no_decay", ordered_json::array()},
-                      {"groups", ordered_json::array()}};
+  const std::vector<Treatment> all = treatments(job.optimizer, layout);
+  const bool looks_at_norms = job.optimizer.name == "lars" || job.optimizer.name == "lamb";
+  ordered_json answer{
+      {"weight_decay", job.optimizer.weight_decay},
+      {"decays", std::ranges::any_of(all, [](const Treatment& one) { return one.weight_decay > 0; })},
+      {"adapts", looks_at_norms},
+      {"no_decay", ordered_json::array()},
+      {"groups", ordered_json::array()},
+      {"layers", layers_json(job.optimizer, layout)}};
   for (const FlatLayout::Entry& entry : layout.entries())
     if (!decays(job.optimizer, entry)) answer["no_decay"].push_back(entry.name);
   for (const auto& [name, entry] : groups) answer["groups"].push_back(entry);
@@ -182,14 +214,21 @@ bool computes_alike(const Job& job, const Job& other) {
          job.optimizer.name == other.optimizer.name;
 }
 
-// Samples a second by the number of workers, as the line's newest runs of this model and batch had them.
-std::map<int, double> measured_rates(FileSystem& files, const Job& job) {
+// The runs of the line, the newest first; or the run's own directory, which it may go on in.
+std::vector<std::filesystem::path> runs_before(FileSystem& files, const Job& job) {
+  if (job.run.line.empty()) return {job.run.directory};
+  std::vector<std::filesystem::path> runs = runs_in(files, job.run.line);
+  std::ranges::reverse(runs);
+  return runs;
+}
+
+// Samples a second by the number of workers, as the newest of those runs had them that did the same work for
+// a sample.
+std::map<int, double> measured_rates(FileSystem& files, const Job& job, int64_t parameters,
+                                     const DataShape& shape) {
   std::map<int, double> rates;
-  if (job.run.line.empty() || !files.exists(job.run.line)) return rates;
-  std::vector<std::string> runs = files.list(job.run.line);
-  std::ranges::sort(runs, std::greater());
-  for (const std::string& run : runs) {
-    const std::filesystem::path folder = job.run.line / run, log = folder / names::kMetrics;
+  for (const std::filesystem::path& folder : runs_before(files, job)) {
+    const std::filesystem::path log = folder / names::kMetrics;
     if (!files.exists(log) || !files.exists(folder / names::kResolvedJob)) continue;
     try {
       if (!computes_alike(job, read_job(folder / names::kResolvedJob))) continue;
@@ -199,7 +238,12 @@ std::map<int, double> measured_rates(FileSystem& files, const Job& job) {
       for (std::string line; std::getline(lines, line);) {
         const auto event = nlohmann::json::parse(line, nullptr, false);
         if (event.is_discarded()) break;  // a crash cut it off
-        if (event.contains("workers")) world = event["workers"];
+        if (event.contains("workers")) {
+          world = event["workers"];
+          if (event.value("parameters", int64_t{0}) != parameters ||
+              event.value("sample", std::vector<int64_t>()) != shape.sample())
+            break;
+        }
         const double rate = event.value("samples_per_second", 0.0);
         if (rate > 0) seen[world].push_back(rate);
       }
@@ -250,7 +294,7 @@ ordered_json describe(FileSystem& files, const Job& job, const std::vector<int>&
   answer["optimizer"] = treatment_of(job, state);
   const TrainState* const before = parent && parent->checkpoint ? &parent->checkpoint->state : nullptr;
   const ScheduleState begin = starting_state(job, parent.has_value(), before);
-  const std::map<int, double> measured = measured_rates(files, job);
+  const std::map<int, double> measured = measured_rates(files, job, parameters, data.shape());
   for (const int world : worlds) {
     const Job here = for_world(job, world);
     const Timeline timeline = timeline_of(here, static_cast<int64_t>(parts.train.size()));

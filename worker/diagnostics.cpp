@@ -6,30 +6,20 @@
 #include <algorithm>
 #include <cmath>
 
-#include "comm/sum.h"
+#include "core/squares.h"
 #include "core/text.h"
 
 namespace rekindle {
-namespace {
-
-constexpr double kNewest = 0.02;  // share of the running means that the newest step is
-
-void add(ScheduleState::Mean& mean, double value) {
-  mean.sum += kNewest * (value - mean.sum);
-  mean.weight += kNewest * (1 - mean.weight);
-}
-
-}  // namespace
-
-void hear_noise(const PassSums& passes, double squared_norm, int64_t samples, ScheduleState& state) {
-  if (passes.passes == 0) return;
+bool hear_noise(const PassSums& passes, double squared_norm, int64_t samples, ScheduleState& state) {
+  if (passes.passes == 0) return false;
   const double small = passes.squares / passes.passes, inverse = passes.inverses / passes.passes;
   const double whole = 1 / static_cast<double>(samples);
   constexpr double kApart = 1e-6;
-  if (inverse <= whole * (1 + kApart)) return;
+  if (inverse <= whole * (1 + kApart)) return false;
   const double noise = (small - squared_norm) / (inverse - whole);
-  add(state.noise, noise);
-  add(state.signal, squared_norm - noise * whole);
+  state.noise.add(noise);
+  state.signal.add(squared_norm - noise * whole);
+  return true;
 }
 
 std::optional<double> noise_scale(const ScheduleState& state) {

@@ -22,9 +22,9 @@ struct PassSums {
 
 // McCandlish et al. 2018, appendix A.1: with |G|^2 the squared norm of the true gradient and S the trace of a
 // sample's covariance, a batch of b has a squared norm of |G|^2 + S/b on average. Both are estimated from the
-// passes and from the whole batch, and averaged over steps in `state`. Nothing changes for a step of one pass
-// on one rank, which cannot tell them apart.
-void hear_noise(const PassSums& passes, double squared_norm, int64_t samples, ScheduleState& state);
+// passes and from the whole batch, and averaged over steps in `state`. False, and nothing changes, for a step
+// of one pass on one rank, which cannot tell them apart.
+bool hear_noise(const PassSums& passes, double squared_norm, int64_t samples, ScheduleState& state);
 
 // S/|G|^2: the batch up to which a larger one is nearly as good as more steps. None where the state cannot
 // tell yet.

@@ -51,6 +51,12 @@ bool same_job(const std::optional<Job>& theirs, const Job& job) {
   return theirs && job_digest(*theirs) == job_digest(job);
 }
 
+// ": " and what differs, where that can be told.
+std::string how_other(const std::optional<Job>& theirs, const Job& job) {
+  const std::string difference = theirs ? difference_text(job, *theirs) : "";
+  return difference.empty() ? "" : ": " + difference;
+}
+
 // The runs of a line, the newest first.
 std::vector<fs::path> runs_of(FileSystem& files, const fs::path& line) {
   std::vector<fs::path> runs;
@@ -76,13 +82,15 @@ void RunPlace::look_into_line(const Job& job) {
   if (!line_lock_) throw_live(files_, line_, lock);
   for (const fs::path& run : runs_of(files_, line_)) {
     if (is_done(files_, run)) continue;
-    if (same_job(job_of_run(run), job)) {
+    const std::optional<Job> theirs = job_of_run(run);
+    if (same_job(theirs, job)) {
       directory_ = run;
       unfinished_ = true;
       lock_run(run);
       return say_where();
     }
-    log_warning("'" + run.string() + "' is not finished, and is left: its job is another one");
+    log_warning("'" + run.string() + "' is not finished, and is left: this job is another one" +
+                how_other(theirs, job));
   }
 }
 
@@ -100,7 +108,7 @@ void RunPlace::look_into_directory(const Job& job) {
   const std::optional<Job> theirs = job_of_run(directory_);
   if (!same_job(theirs, job)) {
     throw bad_input(
-        "the run in this directory belongs to another job", directory_.string(),
+        "the run in this directory belongs to another job" + how_other(theirs, job), directory_.string(),
         "only duration, intervals, logging and workers may change; give run.directory another folder");
   }
   unfinished_ = true;

@@ -136,8 +136,11 @@ Schedule schedule_of(const Job& job, const Timeline& timeline, const ScheduleSta
 ScheduleState starting_state(const Job& job, bool has_parent, const TrainState* parent) {
   ScheduleState state;
   const WarmStartOptions& options = job.warm_start;
-  if (!has_parent || options.strategy == Strategy::kCold || options.schedule == CarrySchedule::kReset)
-    return state;
+  if (!has_parent || options.strategy == Strategy::kCold) return state;
+  const int64_t updates =
+      parent != nullptr && options.optimizer == Carry::kLoad ? parent->optimizer_steps : 0;
+  state.updates_ahead = updates;
+  if (options.schedule == CarrySchedule::kReset) return state;
   if (parent == nullptr) {
     throw bad_input("weights from elsewhere have no schedule to go on with", "warm_start.load.schedule",
                     "take \"reset\"");
@@ -148,10 +151,17 @@ ScheduleState starting_state(const Job& job, bool has_parent, const TrainState* 
     return state;
   }
   state = parent->schedule;
+  state.updates_ahead = updates;
   state.rollbacks = 0;
   state.origin.samples += parent->progress.samples;
   state.origin.step += parent->progress.step;
   state.origin.seconds += parent->progress.seconds;
+  return state;
+}
+
+ScheduleState schedule_state_of(const TrainState& saved) {
+  ScheduleState state = saved.schedule;
+  state.updates_ahead = saved.optimizer_steps - saved.progress.step;
   return state;
 }
 

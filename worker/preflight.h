@@ -42,6 +42,9 @@ OptimizerOptions optimizer_of(const Job& job, const Schedule& schedule);
 // is not there: `parent` is null for weights from elsewhere.
 ScheduleState starting_state(const Job& job, bool has_parent, const TrainState* parent);
 
+// Where a checkpoint says that its run's schedule is.
+ScheduleState schedule_state_of(const TrainState& saved);
+
 // Of averaged weights, in samples; 0: there are none. Throws bad_input for a share of a run by the clock.
 double half_life_of(const Job& job, const Timeline& timeline);
 

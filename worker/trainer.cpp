@@ -125,7 +125,8 @@ bool Trainer::resume() {
   if (!state) return false;
   progress_ = state->progress;
   best_ = state->best;
-  schedule_state_ = state->schedule;
+  schedule_state_ = schedule_state_of(*state);
+  skipped_ = state->skipped_steps;
   if (loss_scale_ && state->loss_scale) loss_scale_ = state->loss_scale;
   holds_average_ = state->averaged;
   together(run_.communicator, "schedule", [&] {
@@ -162,6 +163,10 @@ void Trainer::begin() {
     log_warning(
         "the warm-up takes more than half of the run; schedule.long_warmup = true says that this is meant");
   warn_of_a_jump();
+  const int64_t samples = timeline_.epoch_samples();
+  if (run_.is_root() && run_.job.batch.global > samples)
+    log_warning("batch.global is " + std::to_string(run_.job.batch.global) + ", and an epoch has " +
+                std::to_string(samples) + " samples: a step is an epoch, at the rate of batch.global");
   start_loader();
   started_ = std::chrono::steady_clock::now();
   seconds_before_ = progress_.seconds;
@@ -173,8 +178,8 @@ void Trainer::warn_of_a_jump() const {
   const bool goes_on = schedule_state_.origin.step > 0 && progress_.step == 0 && schedule_state_.lr > 0;
   const double first = schedule_.at(progress_, schedule_state_), last = schedule_state_.lr;
   if (!goes_on || !run_.is_root() || std::abs(first - last) <= 0.1 * last) return;
-  log_warning("the rate goes from the parent's last, " + std::to_string(last) + ", to " +
-              std::to_string(first) + ": the job's schedule is not the parent's");
+  log_warning("the rate goes from the parent's last, " + short_number(last) + ", to " + short_number(first) +
+              ": the job's schedule is not the parent's");
 }
 
 void Trainer::start_loader() {
@@ -231,12 +236,12 @@ Trainer::Step Trainer::train_step() {
     if (step.rolled_back) return step;
   }
   progress_ = after;
+  schedule_state_.updates_ahead = optimizer_->steps() - progress_.step;
   first_ = false;
-  if (is_good(step) &&
-      schedule_.hear(progress_, StepMeasures{step.loss, steady_noise_scale(schedule_state_)},
-                     schedule_state_) &&
-      run_.is_root())
-    log_info("the warm-up ends at step " + std::to_string(progress_.step));
+  if (!is_good(step)) return step;
+  const std::optional<double> noise_scale =
+      step.noise_scale ? steady_noise_scale(schedule_state_) : std::nullopt;
+  if (schedule_.hear(progress_, StepMeasures{step.loss, noise_scale}, schedule_state_)) log_warmup_end();
   return step;
 }
 
@@ -321,20 +326,19 @@ void Trainer::update(Step& step) {
   const double most = run_.job.optimizer.max_grad_norm, norm = std::sqrt(step.squared_norm);
   const double clip = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
   const OptimizerOptions& options = run_.job.optimizer;
-  const double momentum = has_betas(options.name) ? schedule_.adam().beta1 : options.momentum;
+  step.momentum = schedule_.momentum_at(
+      progress_, has_betas(options.name) ? schedule_.adam().beta1 : options.momentum, schedule_state_);
   const double age = half_life_ > 0 ? static_cast<double>(step.samples) / half_life_ : 0;
   optimizer_->start_step({.lr = step.lr,
                           .gradient_divisor = clip * (loss_scale_ ? loss_scale_->scale : 1),
-                          .momentum = schedule_.momentum_at(progress_, momentum, schedule_state_),
+                          .momentum = step.momentum,
                           .average_share = -std::expm1(-age * std::numbers::ln2),
                           .untouched = unused_parameters()});
   schedule_state_.lr = step.lr;
   if (loss_scale_) adjust(*loss_scale_, true);
-  if (measures_noise(run_.job)) {
-    hear_noise({agreed_[kPassSquares], agreed_[kPassInverses], agreed_[kPasses]}, step.squared_norm,
-               step.samples, schedule_state_);
+  const PassSums passes{agreed_[kPassSquares], agreed_[kPassInverses], agreed_[kPasses]};
+  if (measures_noise(run_.job) && hear_noise(passes, step.squared_norm, step.samples, schedule_state_))
     step.noise_scale = noise_scale(schedule_state_);
-  }
   const bool measures = update_ratio_ && step.logs;
   if (measures) update_ratio_->before(*optimizer_);
   update_together(run_.communicator, run_.parameters, reducer_.buckets(), *optimizer_);
@@ -409,7 +413,7 @@ void Trainer::roll_back(Step& step) {
   if (run_.is_root())
     log_warning("step " + std::to_string(failed.step) + " is not finite: back to step " +
                 std::to_string(progress_.step) + ", and on with the rate times " +
-                std::to_string(schedule_state_.rollback_factor));
+                short_number(schedule_state_.rollback_factor));
 }
 
 // What no rank gave a gradient for: it must not decay. Each with the padding behind it, so that the kernels
@@ -455,6 +459,7 @@ void Trainer::log_step(const Step& step, const Progress& at) {
       {"grad_norm", std::sqrt(step.squared_norm)},
       {"samples_per_second", seconds > 0 ? samples / seconds : 0.0},
       {"time", unix_seconds()}};
+  if (run_.job.schedule.warmup_momentum) fields["momentum"] = step.momentum;
   if (loss_scale_) fields["loss_scale"] = loss_scale_->scale;
   if (step.noise_scale) {
     fields["noise_scale"] = *step.noise_scale;
@@ -487,6 +492,7 @@ TrainState Trainer::state() const {
   TrainState state;
   state.progress = progress_;
   state.best = best_;
+  state.skipped_steps = skipped_;
   state.schedule = schedule_state_;
   state.loss_scale = loss_scale_;
   state.averaged = holds_average_;
@@ -495,14 +501,22 @@ TrainState Trainer::state() const {
 
 void Trainer::hear_scores(const Scores& scores) {
   const bool warm = schedule_state_.warmup_end.has_value();
-  if (!schedule_.hear(progress_, ValidationMeasures{scores.mean_loss(), scores.accuracy()},
-                      schedule_state_) ||
-      !run_.is_root())
+  if (!schedule_.hear(progress_, ValidationMeasures{scores.mean_loss(), scores.accuracy()}, schedule_state_))
     return;
-  log_info(warm == schedule_state_.warmup_end.has_value()
-               ? "no gain on the validation data at step " + std::to_string(progress_.step) +
-                     ": the rate falls, to " + std::to_string(schedule_state_.plateau_factor) + " of the peak"
-               : "the warm-up ends at step " + std::to_string(progress_.step));
+  if (warm != schedule_state_.warmup_end.has_value()) return log_warmup_end();
+  run_.metrics.write("plateau", {{"step", progress_.step},
+                                 {"samples", progress_.samples},
+                                 {"lr_factor", schedule_state_.plateau_factor}});
+  if (run_.is_root())
+    log_info("no gain on the validation data at step " + std::to_string(progress_.step) +
+             ": the rate falls, to " + short_number(schedule_state_.plateau_factor) + " of the peak");
+}
+
+void Trainer::log_warmup_end() {
+  run_.metrics.write(
+      "warmup_end",
+      {{"step", progress_.step}, {"samples", progress_.samples}, {"reached", schedule_state_.reached}});
+  if (run_.is_root()) log_info("the warm-up ends at step " + std::to_string(progress_.step));
 }
 
 void Trainer::note_best(const Scores& scores) {

@@ -45,13 +45,13 @@ class Trainer {
 
   const Progress& progress() const { return progress_; }
   Checkpointer& checkpointer() { return checkpointer_; }
-  int64_t skipped() const { return skipped_; }  // updates of this process, for on_nan = "skip"
+  int64_t skipped() const { return skipped_; }  // steps of the run, for on_nan = "skip"
   // Of the model that is saved and judged; and logs it. None where nothing is held out.
   std::optional<Scores> evaluate_validation();
 
  private:
   struct Step {  // what became of one
-    double loss = 0, squared_norm = 0, lr = 0;
+    double loss = 0, squared_norm = 0, lr = 0, momentum = 0;
     int64_t samples = 0;
     bool stop = false, rolled_back = false, logs = false;
     Checkpointer::Sign saving = {};
@@ -79,6 +79,7 @@ class Trainer {
   size_t first_statistic() const;               // in a row of the agreement
   bool is_end(const Progress& progress) const;  // of the run
   void log_step(const Step& step, const Progress& at);
+  void log_warmup_end();
   void evaluate_and_save(const Progress& before, bool finished, bool stops);
   void hear_scores(const Scores& scores);
   void note_best(const Scores& scores);
@@ -97,7 +98,7 @@ class Trainer {
   ScheduleState schedule_state_;
   std::optional<LossScale> loss_scale_;  // with float16
   std::optional<Best> best_;             // evaluation so far
-  int64_t skipped_ = 0;                  // updates, because of NaN
+  int64_t skipped_ = 0;                  // steps, because of NaN
   std::optional<int64_t> back_at_;       // where the last rollback of this process went
   double half_life_;                     // of averaged weights, in samples; 0: none
   bool holds_average_ = false;           // the parameters do, and the optimizer the trained weights

@@ -2,13 +2,17 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "checkpoints/checkpoint.h"
+#include "checkpoints/locate.h"
 #include "comm/mpi_session.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -130,11 +134,14 @@ LoadReport warm_start(const Run& run, const ParentFacts& parent) {
 // Up to the first step: the weights are there, and the parent has been heard.
 void prepare(const Run& run, const ParentFacts& parent, Trainer& trainer, Referee& referee, bool unfinished) {
   const bool resumed = unfinished && trainer.resume();
-  run.metrics.write(run.metrics.goes_on() ? "restart" : "start", {{"job", job_digest(run.job)},
-                                                                  {"workers", run.communicator.world()},
-                                                                  {"step", trainer.progress().step},
-                                                                  {"samples", trainer.progress().samples},
-                                                                  {"build", build_name()}});
+  run.metrics.write(run.metrics.goes_on() ? "restart" : "start",
+                    {{"job", job_digest(run.job)},
+                     {"workers", run.communicator.world()},
+                     {"step", trainer.progress().step},
+                     {"samples", trainer.progress().samples},
+                     {"parameters", run.parameters.layout().elements()},
+                     {"sample", run.data.shape().sample()},
+                     {"build", build_name()}});
   if (resumed && run.is_root()) log_info("resuming at step " + std::to_string(trainer.progress().step));
   LoadReport loaded;
   if (!resumed) {
@@ -238,6 +245,56 @@ void check_same_arithmetic(FileSystem& files, const std::filesystem::path& recor
       "with run.reproducible = \"any-world\" it goes on where processors and libraries are the same");
 }
 
+// A run may be made longer, and not shorter than it is already: a run that is over ends within a step.
+void check_not_behind(const Job& job, const TrainState& saved, int64_t train_samples) {
+  if (job.run.duration.is_time()) return;
+  const auto world = std::ranges::max(saved.worlds, {}, &WorldSpan::world).world;
+  const double end = timeline_of(job, train_samples).samples_in(job.run.duration, 0);
+  const int64_t samples = saved.progress.samples,
+                step = std::max(job.batch.global, job.batch.per_worker * world);
+  if (static_cast<double>(samples - step) < end) return;
+  throw bad_input("the run has trained on " + std::to_string(samples) + " samples, and " +
+                      to_string(job.run.duration) + " are " + std::to_string(std::llround(end)),
+                  "run.duration", "a run can be made longer, not shorter; start a new one");
+}
+
+// state.json of the newest checkpoint that can be read; empty where there is none.
+std::string newest_state(FileSystem& files, const std::filesystem::path& directory) {
+  const auto generations = generations_in(files, directory);
+  for (auto newest = generations.rbegin(); newest != generations.rend(); ++newest) {
+    try {
+      return to_json(open_checkpoint(files, *newest, Verify::kDocuments).state).dump();
+    } catch (const Error&) {  // it is told when the run is resumed
+    }
+  }
+  return "";
+}
+
+// Where the schedule stands when the run begins, or goes on: as its newest checkpoint has it, though another
+// one may be what is resumed from if that is damaged.
+ScheduleState schedule_begin(Communicator& communicator, FileSystem& files, const Job& job,
+                             const ParentFacts& parent, const Split& split, const RunPlace* place) {
+  std::string text;
+  together(
+      communicator, "state of the run",
+      [&] {
+        if (place->unfinished()) text = newest_state(files, place->directory());
+      },
+      0);
+  broadcast_text(communicator, text, 0, "state of the run");
+  ScheduleState state;
+  together(communicator, "schedule", [&] {
+    if (text.empty()) {
+      state = starting_state(job, parent.exists(), parent.state ? &*parent.state : nullptr);
+      return;
+    }
+    const TrainState saved = train_state_from_json(nlohmann::json::parse(text), "the newest checkpoint");
+    check_not_behind(job, saved, static_cast<int64_t>(split.train.size()));
+    state = schedule_state_of(saved);
+  });
+  return state;
+}
+
 ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
   FileSystem& files = posix_file_system();
   check_same_start(communicator, files, job);
@@ -268,9 +325,7 @@ ExitCode run_job(Communicator& communicator, const Job& job, bool exit_code) {
     together(communicator, "preprocessing",
              [&] { check_preprocessing(*parent.card, card_of(job, data.shape(), data.classes())); });
   }
-  ScheduleState schedule;
-  together(communicator, "schedule",
-           [&] { schedule = starting_state(job, parent.exists(), parent.state ? &*parent.state : nullptr); });
+  const ScheduleState schedule = schedule_begin(communicator, files, job, parent, split, place.get());
   const Trainee trainee = build_model(communicator, job, data, split, schedule);
   if (!unfinished) {
     const auto samples = static_cast<int64_t>(split.train.size());

@@ -11,8 +11,8 @@
 #include <optional>
 #include <stdexcept>
 
-#include "comm/sum.h"
 #include "core/error.h"
+#include "core/squares.h"
 #include "tests/support/temp_directory.h"
 
 namespace rekindle {

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 namespace rekindle {
@@ -37,23 +36,6 @@ TEST(Sum, AddsInTheOrderOfTheSourcesWhereverTheResultGoes) {
       }
     }
   }
-}
-
-TEST(Sum, SquaresInFloat64) {
-  for (const int64_t count : {0, 1, 15, 16, 33, 4096}) {
-    const auto values = sources(1, count)[0];
-    double expected = 0;
-    for (const float value : values) expected += static_cast<double>(value) * value;
-    EXPECT_NEAR(sum_of_squares(values.data(), count), expected, 1e-12 * (1 + expected));
-  }
-}
-
-TEST(Sum, SquaresShowWhatIsNotFinite) {
-  std::vector<float> values(4096, 1.f);
-  values[4095] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_TRUE(std::isnan(sum_of_squares(values.data(), 4096)));
-  values[4095] = std::numeric_limits<float>::infinity();
-  EXPECT_TRUE(std::isinf(sum_of_squares(values.data(), 4096)));
 }
 
 }  // namespace

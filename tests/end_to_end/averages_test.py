@@ -131,6 +131,11 @@ class Averages(oracle_test.Replay):
                 last = harness.events(directory, "eval")[-1]
                 self.assertEqual((last["step"], last["n"]), (100, len(held_out)))
                 self.assertAlmostEqual(last["metrics"]["loss"], loss, delta=1e-4 * loss)
+                said = harness.run([harness.LAUNCHER, "inspect", directory]).text
+                self.assertEqual("averaged over steps" in said, saved is averaged, said)
+                said = harness.run([harness.LAUNCHER, "lineage", self.folder]).text
+                line = next(line for line in said.splitlines() if directory.name in line)
+                self.assertEqual(", averaged" in line, saved is averaged, said)
 
     def test_one_cycle_of_momentum(self):
         """As the rate rises momentum falls, and the other way round. PyTorch's turns at step 0.3 T - 1 and ends at step
@@ -274,7 +279,7 @@ class Averages(oracle_test.Replay):
 
     def test_noise_scale(self):
         """From the gradients of the workers' shares, or of the passes of one worker, as McCandlish et al. have it, and
-        AdaScale's gain from it. The last batch of an epoch is one sample, which tells nothing."""
+        AdaScale's gain from it. The last batch of an epoch is one sample, which tells nothing, and has neither."""
         model, job = self.prepare_clusters(5, samples=161)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         noise, signal, expected = 0.0, 0.0, []
@@ -288,7 +293,7 @@ class Averages(oracle_test.Replay):
                 variance = (small - whole) / (inverse - 1 / len(y))
                 noise += 0.02 * (variance - noise)
                 signal += 0.02 * (whole - variance / len(y) - signal)
-            if noise > 0 and signal > 0:
+            if len(passes) > 1 and noise > 0 and signal > 0:
                 scale = noise / signal
                 expected.append((scale, (scale / 4 + 1) / (scale / len(y) + 1)))
             else:

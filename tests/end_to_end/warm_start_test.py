@@ -240,7 +240,7 @@ class Retraining(Line):
 
         other, _ = self.kill_day_2("run.seed=7")
         result = self.train_day_2("run.seed=8")
-        self.assert_says(result, str(other), "not finished", "its job is another one")
+        self.assert_says(result, str(other), "not finished", "this job is another one")
         self.assertNotEqual(self.newest(), other)
 
     def test_resumed_child_keeps_its_parent(self):

@@ -277,6 +277,13 @@ TEST(Groups, TheFirstThatMatchesAParameterHasIt) {
   EXPECT_THROW(check_groups(options, names), Error);
   options.groups.back() = {{"a.bias"}, 1, {}, true};  // an earlier one has it
   EXPECT_THROW(check_groups(options, names), Error);
+  options.groups.clear();
+  options.no_decay = {{"*.norm", "*.bias"}};
+  EXPECT_NO_THROW(check_groups(options, names));
+  options.no_decay = {{"*.norm"}};
+  EXPECT_THROW(check_groups(options, names), Error);
+  options.no_decay = {std::vector<std::string>()};
+  EXPECT_NO_THROW(check_groups(options, names));
 }
 
 TEST(Groups, TheRateOfALayerFallsWithItsDistanceFromTheOutput) {
@@ -285,16 +292,23 @@ TEST(Groups, TheRateOfALayerFallsWithItsDistanceFromTheOutput) {
                            "encoder.layer.1.a.weight", "encoder.layer.1.a.bias", "head.weight"})
     deep.append(name, {2, 2});
   EXPECT_EQ(layers_of(deep), (std::vector<int>{0, 1, 1, 2, 2, 3}));
-  FlatLayout lists;
-  for (const char* name :
-       {"layers.0.weight", "layers.1.weight", "layers.2.weight", "norms.0.weight", "norms.1.weight"})
-    lists.append(name, {2});
-  EXPECT_EQ(layers_of(lists), (std::vector<int>{0, 1, 2, 0, 1}));
-  FlatLayout stages;
-  for (const char* name :
-       {"conv.weight", "layer1.0.conv.weight", "layer1.1.conv.weight", "layer2.0.conv.weight"})
-    stages.append(name, {2});
-  EXPECT_EQ(layers_of(stages), (std::vector<int>{0, 1, 2, 3}));
+  const auto layers = [](const std::vector<std::string>& matrices, const std::vector<std::string>& vectors) {
+    FlatLayout layout;
+    for (const std::string& name : matrices) layout.append(name, {2, 2});
+    for (const std::string& name : vectors) layout.append(name, {2});
+    return layers_of(layout);
+  };
+  EXPECT_EQ(layers({"layers.0.weight", "layers.1.weight", "layers.2.weight"},
+                   {"layers.0.bias", "norms.0.weight", "norms.1.weight"}),
+            (std::vector<int>{0, 1, 2, 0, 0, 1}));
+  EXPECT_EQ(layers({"conv.weight", "layer1.0.conv.weight", "layer1.1.conv.weight", "layer2.0.conv.weight"},
+                   {"layer2.0.norm.weight"}),
+            (std::vector<int>{0, 1, 2, 3, 3}));
+  EXPECT_EQ(
+      layers({"features.0.weight", "features.3.weight", "classifier.0.weight", "classifier.3.weight"}, {}),
+      (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(layers({"encoder.0.a.weight", "encoder.1.a.weight", "decoder.0.a.weight"}, {"decoder.0.a.bias"}),
+            (std::vector<int>{0, 1, 2, 2}));
   OptimizerOptions options = sgd(0.9, false, 0.1);
   options.layer_decay = 0.5;
   std::vector<double> factors;

@@ -131,7 +131,7 @@ TEST_F(LineTest, AnotherJobsDirectoryIsRefused) {
     leave(place.open(), mine, "done");
   }
   EXPECT_THAT(error_of(ExitCode::kBadInput, [&] { RunPlace(files_, job("directory = \"own\"", "0.2")); }),
-              HasSubstr("belongs to another job"));
+              HasSubstr("belongs to another job: schedule.base_lr = 0.2 instead of 0.1"));
   std::filesystem::create_directory(directory_.path() / "mine");
   std::ofstream(directory_.path() / "mine" / "thesis.tex") << "x";
   EXPECT_THAT(error_of(ExitCode::kBadInput, [&] { RunPlace(files_, job("directory = \"mine\"")); }),
