@@ -7,6 +7,7 @@ samples. Writes benchmarks/results/bfloat16.md.
 import argparse
 import datetime
 import pathlib
+import sys
 import tempfile
 
 import measure
@@ -33,6 +34,8 @@ def main():
         job.write_text(JOB.format(data=DATA, optimizer='name = "sgd"\nmomentum = 0.9', lr=0.02, epochs=a.epochs))
         for precision in ("float32", "bfloat16"):
             runs = [train(folder, job, seed, [*settings, f"run.precision={precision}"]) for seed in range(1, a.seeds + 1)]
+            if any(accuracy is None for accuracy, _ in runs):
+                sys.exit(f"{precision}: {next(said for accuracy, said in runs if accuracy is None)}")
             accuracies, losses = zip(*runs)
             each = ", ".join(f"{accuracy:.2f}" for accuracy in accuracies)
             lines.append(f"| {precision} | {spread(accuracies, 2)} | {each} | {spread(losses, 3)} |")

@@ -81,7 +81,8 @@ def train(folder, job, seed, settings):
 
 
 def spread(values, digits):
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}" if values else ""
 
 
 def main():
@@ -92,7 +93,8 @@ def main():
     lines = ["# What the rules of batch scaling are worth", "",
              f"An MLP 784-100-100-10 on Fashion-MNIST, {a.epochs} epochs, cosine decay, the rate tuned by nobody beyond the usual "
              f"value at a batch of 64. Accuracy on held-out samples and loss there, mean ± standard deviation over {a.seeds} "
-             f"seeds. {measure.versions().split(',')[0]}, {datetime.date.today()}; `benchmarks/scaling_rules.py` made it.", ""]
+             f"seeds. {measure.versions().split(',')[0]}, {datetime.date.today()}; `benchmarks/scaling_rules.py --seeds "
+             f"{a.seeds} --epochs {a.epochs}` made it.", ""]
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         for title, (optimizer, lr, rows) in OPTIMIZERS.items():
@@ -101,13 +103,12 @@ def main():
             lines += [f"## {title}", "", "| batch and rule | accuracy, % | loss |", "|---|---|---|"]
             for name, settings in rows.items():
                 runs = [train(folder, job, seed, settings) for seed in range(1, a.seeds + 1)]
-                failed = [loss for accuracy, loss in runs if accuracy is None]
+                failed = [said for accuracy, said in runs if accuracy is None]
                 good = [run for run in runs if run[0] is not None]
-                if failed:
-                    lines.append(f"| {name} | {len(failed)} of {a.seeds} runs failed: {failed[0]} | |")
-                else:
-                    lines.append(f"| {name} | {spread([accuracy for accuracy, _ in good], 2)} | "
-                                 f"{spread([loss for _, loss in good], 3)} |")
+                rest = ", the others " if good else ""
+                failure = f"{len(failed)} of {a.seeds} runs failed ({failed[0]}){rest}" if failed else ""
+                lines.append(f"| {name} | {failure}{spread([accuracy for accuracy, _ in good], 2)} | "
+                             f"{spread([loss for _, loss in good], 3)} |")
                 print(lines[-1], flush=True)
             lines.append("")
     (measure.ROOT / "docs/scaling-rules.md").write_text("\n".join(lines))

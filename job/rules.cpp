@@ -239,12 +239,13 @@ void schedule(const Case& it) {
   // What else a warm-up must fit depends on the data: the schedule looks at it again.
   const Length &warmup = options.warmup, &duration = it.job.run.duration;
   if (warmup.is_zero() || !it.has("run.duration") || !it.given.well("run.duration")) return;
-  if (it.job.warm_start.schedule == CarrySchedule::kContinue) return;  // it may be over
+  const bool may_be_over =
+      it.job.warm_start.schedule == CarrySchedule::kContinue || options.warmup_until != WarmupUntil::kLength;
   if (warmup.is_time() != duration.is_time() && warmup.unit != Unit::kShare) {
     it.add("schedule.warmup",
            "is " + quote(to_string(warmup)) + " in a run of " + quote(to_string(duration)) +
                ", expected both as times, both as samples, or a share such as \"0.06dur\"");
-  } else if (warmup.unit == duration.unit && warmup.value > duration.value) {
+  } else if (!may_be_over && warmup.unit == duration.unit && warmup.value > duration.value) {
     it.add("schedule.warmup", "is longer than run.duration, expected at most " + quote(to_string(duration)));
   }
 }

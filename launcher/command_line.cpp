@@ -42,7 +42,7 @@ void add_run(CLI::App& program, RunCommand& run) {
       ->type_name("N");
   command->add_option("--worker", run.worker, "Your own worker; default: rekindle-worker beside this program")
       ->type_name("PATH");
-  command->add_flag("--dry-run", run.dry_run, "Check the whole job, print the command and start nothing");
+  command->add_flag("--dry-run", run.dry_run, "Check the job file, print the command and start nothing");
   command->add_flag("--exit-code", run.exit_code, "End with 3 where the parent stays");
 }
 

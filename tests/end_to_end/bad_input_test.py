@@ -297,6 +297,12 @@ class BadInput(harness.Case):
             self.assertTrue(numpy.all(numpy.isfinite(tensor)), name)
         self.assertLess(harness.steps(skipping)[39]["loss"], 0.5 * harness.steps(skipping)[0]["loss"])
 
+        # The count goes on where a run does.
+        longer = self.folder / "longer"
+        shutil.copytree(skipping, longer)
+        self.run_well(self.job, *settings, "run.on_nan=skip", f"run.directory={longer}", "run.duration=50ba", workers=2)
+        self.assertEqual([event["skipped"] for event in harness.events(longer, "end")], [4, 5])
+
         # As if that batch had never been there.
         keep = numpy.ones(320, bool)
         keep[32:64] = False

@@ -188,6 +188,37 @@ class WarmUp(Feedback):
                 self.assertEqual(end, expected)
                 self.assert_rises_until(end, logged)
 
+    def test_goes_on_without_a_noise_scale(self):
+        """One worker with one pass cannot tell it: the last one is not heard again and again, and ends nothing."""
+        directory = self.train_to(30, "schedule.warmup_until=noise-scale", "schedule.warmup=150ba",
+                                  "schedule.warmup_patience=40", "run.duration=160ba", workers=2)
+        self.train("run", *self.settings)
+        self.assertNotIn("warmup_end", state_of(harness.latest(directory))["schedule"])
+        told = {step for step, event in harness.steps(directory).items() if "noise_scale" in event}
+        self.assertTrue(told and max(told) < 30, told)
+        self.assert_close(rates(directory), [LR * min(1, step / 150) for step in range(160)])
+
+    def train_to(self, step, *settings, workers=1):
+        """A run that was cut off behind the checkpoint of this step, the first one."""
+        self.settings = *settings, LONG, f"checkpoint.every={step}ba", "checkpoint.keep=100"
+        directory = self.train("run", *self.settings, workers=workers)
+        harness.cut_off_behind(directory, "checkpoint")
+        for checkpoint in (directory / "checkpoints").glob("step-*"):
+            if int(checkpoint.name.removeprefix("step-")) > step:
+                shutil.rmtree(checkpoint)
+        return directory
+
+    def test_that_is_over_is_no_part_of_a_shorter_run(self):
+        """A resumed run is checked from where it stands."""
+        directory = self.train_to(20, "schedule.warmup_until=training-loss", "schedule.warmup_bound=10",
+                                  "schedule.warmup=120ba", "run.duration=240ba")
+        self.assertEqual([(event["step"], event["reached"]) for event in harness.events(directory, "warmup_end")],
+                         [(1, 1 / 120)])
+        self.train("run", *self.settings, "run.duration=100ba")
+        self.assertEqual(harness.events(directory, "end")[-1]["step"], 100)
+        result = self.run_well(self.job, f"run.directory={directory}", *self.settings, "run.duration=50ba", code=78)
+        self.assert_says(result, "the run has trained on 1600 samples, and 50ba are 800", "not shorter")
+
     def test_refused(self):
         for settings, words in (
                 (("schedule.warmup_until=training-loss", "schedule.warmup=5ba"),
@@ -200,6 +231,39 @@ class WarmUp(Feedback):
                   "schedule.warmup_min=6ba"), "warmup_min is longer")):
             with self.subTest(words):
                 self.assert_refused(settings, words)
+
+
+class ByRule(Feedback):
+    """Warm-ups that follow Adam's count of updates."""
+
+    ADAMW = 'optimizer={name="adamw", betas=[0.9, 0.95]}'
+
+    def test_a_step_that_is_skipped_is_no_update(self):
+        """Of float16 the first steps overflow, until the scale fits."""
+        data = harness.clusters(640, features=4, spread=2)
+        data["x"] *= 30
+        self.write_data(data)
+        for rule in "radam", "untuned":
+            with self.subTest(rule):
+                settings = self.ADAMW, f"schedule.warmup={rule}", LONG
+                planned = self.planned(*settings)
+                steps = list(harness.steps(self.train(rule, *settings, "run.precision=float16")).values())
+                updates, scale = 0, 65536
+                for step in steps:
+                    self.assertEqual(step["lr"], planned[updates])
+                    updates += step["loss_scale"] == scale
+                    scale = step["loss_scale"]
+                self.assertTrue(40 < updates < 59, updates)
+                self.assertEqual(state_of(harness.latest(self.folder / rule))["optimizer_steps"], updates)
+
+    def test_another_number_of_workers(self):
+        """A warm-up that is over does not begin again where a step grows."""
+        settings = self.ADAMW, "schedule.warmup=untuned", "batch={per_worker=16}", LONG
+        self.train("run", *settings, "run.duration=1760sp")
+        self.train("run", *settings, "run.duration=2400sp", workers=2)
+        ours = rates(self.folder / "run")
+        self.assert_close(ours, [LR * min(1, 0.05 * update / 2) for update in range(1, len(ours) + 1)])
+        self.assertEqual(len(ours), 110 + 20)
 
 
 class Children(Feedback):
@@ -239,6 +303,16 @@ class Children(Feedback):
                 self.assertEqual(rates(grandchild), self.planned(*cooled))
                 if cools in last:
                     self.assertLess(ours[-1], 0.11 * LR)
+
+    def test_what_is_planned_of_a_child(self):
+        """The warm-up that is left to it, and the rate that it has."""
+        settings = "schedule.warmup=20ba", "schedule.decay=wsd", "schedule.cooldown=1ba", "schedule.settle=20ba", \
+            "schedule.stable_factor=0.5"
+        parent = self.train("parent", *settings)
+        row = self.plan(*settings, *self.child_of(parent))[0]
+        self.assertEqual((row["warmup_steps"], row["warmup_samples"]), (0, 0))
+        self.assert_close(row["peak_lr"], LR / 2)
+        self.assertEqual((self.plan(*settings)[0]["warmup_steps"], self.plan(*settings)[0]["peak_lr"]), (20, LR))
 
     def test_continue_from_the_middle_of_a_warm_up(self):
         settings = "schedule.warmup=20ba", "schedule.decay=inverse-sqrt"

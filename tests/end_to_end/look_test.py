@@ -28,10 +28,10 @@ class Look(warm_start_test.Line):
     def json(self, *arguments, code=0, environment=None):
         return json.loads(self.rekindle(*arguments, "--json", code=code, environment=environment))
 
-    def plan(self, *arguments, code=0):
+    def plan(self, *arguments, code=0, worker=harness.WORKER):
         """Without any mpirun on the PATH."""
         bare = {key: value for key, value in os.environ.items() if not key.startswith("OMPI_")} | {"PATH": "/bin"}
-        command = [harness.LAUNCHER, "plan", self.job, "--worker", harness.WORKER, *arguments]
+        command = [harness.LAUNCHER, "plan", self.job, "--worker", worker, *arguments]
         result = harness.run(command, self.folder, bare)
         self.assertEqual(result.code, code, result.text)
         return result.text
@@ -187,6 +187,53 @@ class Plan(Look):
     def test_passes(self):
         row = json.loads(self.plan("--json", "batch.microbatch=5"))[0]
         self.assertEqual(row["accumulation"], 7)
+
+    def test_how_it_is_trained(self):
+        """What does not decay, and the rates of layers."""
+        spared = [f"{part}.{layer}.bias" for part in ("layers",) for layer in range(3)]
+        row = json.loads(self.plan("--json", "optimizer.weight_decay=0.1", "optimizer.layer_decay=0.5"))[0]["optimizer"]
+        self.assertEqual(row["no_decay"], spared)
+        self.assertEqual([layer["lr_factor"] for layer in row["layers"]], [0.25, 0.5, 1])
+        self.assertEqual(row["layers"][1]["parameters"], ["layers.1.weight", "layers.1.bias"])
+        text = self.plan("optimizer.weight_decay=0.1", "optimizer.layer_decay=0.5")
+        self.assertRegex(text, "no weight decay +layers.0.bias, layers.1.bias, layers.2.bias")
+        self.assertRegex(text, "rate x 0.25 +layers.0.weight, layers.0.bias")
+        group = 'optimizer.groups=[{match=["layers.1.*"], weight_decay=0.1}]'
+        self.assertIn("no weight decay", self.plan(group))
+        self.assertIn("not adapted", self.plan('optimizer={name="lamb"}'))
+        self.assertNotIn("decay", self.plan().split("epochs")[0])
+        self.assertIn("no parameter matches 'zzz'", self.plan('optimizer.no_decay=["zzz"]', code=78))
+
+    def test_how_long_it_takes(self):
+        """As long as the newest run of the line that did the same work took, and nothing where none did."""
+        def expected(*settings):
+            return json.loads(self.plan("--json", "--workers", "2", *settings))[0].get("expected_seconds")
+
+        samples = json.loads(self.plan("--json", "--workers", "2"))[0]["samples"]
+        rates = [event["samples_per_second"] for event in harness.events(self.day2, "step")]
+        self.assertIn(samples / expected(), [rate for rate in rates if rate > 0])
+        for settings in (["model.hidden=[24, 17]", "warm_start.strategy=cold"], ["batch.global=16"],
+                         ['optimizer={name="adamw"}']):
+            self.assertIsNone(expected(*settings), settings)
+        for run in harness.runs(self.line):   # of samples of another shape
+            log = run / "metrics.jsonl"
+            self.assertIn('"sample":[8]', log.read_text())
+            log.write_text(log.read_text().replace('"sample":[8]', '"sample":[9]'))
+        self.assertIsNone(expected())
+
+    def test_a_picture_replaces_only_a_picture(self):
+        picture = self.folder / "rate.svg"
+        for _ in range(2):
+            self.plan("--svg", picture)
+        before = self.job.read_bytes()
+        self.assertIn("something else than a picture", self.plan("--svg", self.job, code=78))
+        self.assertEqual(self.job.read_bytes(), before)
+
+    def test_a_worker_that_dies(self):
+        crash = self.folder / "crash.sh"
+        crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+        crash.chmod(0o755)
+        self.assertIn("the worker was killed by signal 11", self.plan(worker=crash, code=1))
 
     def test_mistakes_are_told(self):
         self.assertIn("there is nothing to start from", self.plan("warm_start.from=/nowhere", code=78))

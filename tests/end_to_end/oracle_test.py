@@ -184,12 +184,12 @@ class Oracle(Replay):
             from = "initial.safetensors"
             [run]
             directory = "run"
-            duration = "100ba"
+            duration = "200ba"
             log_every = "1ba"
             """)
-        rate = warmup_and_cosine(peak=0.1 * 24 / 48, start=0, warmup=20 * 24, end=4 * 482 + 16 * 24)
+        rate = warmup_and_cosine(peak=0.1 * 24 / 48, start=0, warmup=20 * 24, end=9 * 482 + 11 * 24)
         optimizer = torch.optim.SGD(two_groups(model, 1e-3), lr=1, momentum=0.9, nesterov=True)
-        history = train(model, optimizer, self.data, batch=24, count=100, rate=rate)
+        history = train(model, optimizer, self.data, batch=24, count=200, rate=rate)
         self.check(job, history, model, worlds=[1, 2, 3, 4])
 
     def test_adamw(self):
@@ -217,12 +217,12 @@ class Oracle(Replay):
             from = "initial.safetensors"
             [run]
             directory = "run"
-            duration = "10ep"
+            duration = "20ep"
             log_every = "1ba"
             """)
-        rate = warmup_and_cosine(peak=0.01, start=0.25, warmup=300, end=3000)
+        rate = warmup_and_cosine(peak=0.01, start=0.25, warmup=600, end=6000)
         optimizer = torch.optim.AdamW(two_groups(model, 0.1), lr=1)
-        history = train(model, optimizer, self.data, batch=32, count=100, rate=rate, max_norm=1.0)
+        history = train(model, optimizer, self.data, batch=32, count=200, rate=rate, max_norm=1.0)
         clipped = [step["grad_norm"] > 1.0 for step in history]
         self.assertTrue(any(clipped) and not all(clipped), "the test needs steps of both kinds")
         self.check(job, history, model, worlds=[1, 2, 3, 4])
@@ -252,11 +252,11 @@ class Oracle(Replay):
             from = "initial.safetensors"
             [run]
             directory = "run"
-            duration = "100ba"
+            duration = "200ba"
             log_every = "1ba"
             """)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3)
-        history = train(model, optimizer, self.data, batch=16, count=100, rate=lambda seen: 0.02)
+        history = train(model, optimizer, self.data, batch=16, count=200, rate=lambda seen: 0.02)
         self.check(job, history, model, worlds=[2])
 
     def test_adam_scaled_to_the_batch(self):

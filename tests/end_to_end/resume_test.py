@@ -37,6 +37,10 @@ KEPT = {
         lambda state: (not state.get("averaged") and state["loss_scale"]["scale"] < 65536
                        and "warmup_end" in state["schedule"]),
         lambda state: True),
+    "by layers": (
+        ('optimizer={name="lars", ema_half_life="5ba"}', "schedule.base_lr=2", "schedule.warmup=20ba"), 0,
+        lambda state: state["averaged"],
+        lambda state: True),
     "sooner": (
         ("schedule.warmup_until=training-loss", "schedule.warmup_bound=1.2", "schedule.warmup=40ba",
          "schedule.warmup_momentum=0.5", "schedule.decay=inverse-sqrt", 'optimizer.max_grad_value=0.05'), 0,

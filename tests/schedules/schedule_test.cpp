@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "schedules/curves.h"
 
 namespace rekindle {
 namespace {
@@ -137,6 +138,66 @@ TEST(Schedule, ContinuousPureAndNeverNegative) {
           EXPECT_NEAR(forth[std::llround(schedule.warmup())], 0.3, 1e-3);
           EXPECT_EQ(forth[8000], forth[8200]);
           if (HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+// Within a billionth of the peak on both sides of the end of the warm-up, which is the peak: on any number of
+// workers, whose batch is then another, by the clock, and while the batch grows.
+TEST(Schedule, TheSeamIsContinuous) {
+  constexpr double kPeak = 0.3, kHair = 1e-6;
+  for (const Timeline& timeline :
+       {Timeline(1000, 16), Timeline(1000, 333), Timeline(1000, 160, {16, 2000})}) {
+    for (auto [name, options] : all_decays()) {
+      for (const auto shape : {WarmupShape::kLinear, WarmupShape::kExponential, WarmupShape::kCosine}) {
+        options.warmup_shape = shape;
+        options.warmup_start_factor = 0.02;
+        for (const bool by_time : {false, true}) {
+          ScheduleOptions here = options;
+          here.warmup = by_time ? Length{100, Unit::kSeconds} : Length{1, Unit::kEpochs};
+          if (by_time) {  // the same parts of the run
+            for (Length* length : {&here.decay_every, &here.timescale, &here.settle})
+              if (!length->is_zero()) *length = {0.1, Unit::kShare};
+          }
+          const Schedule schedule(here, timeline,
+                                  by_time ? Length{800, Unit::kSeconds} : Length{8, Unit::kEpochs});
+          SCOPED_TRACE(name + (by_time ? " by time" : ""));
+          if (by_time) {
+            EXPECT_NEAR(schedule.at(at(0, 100 - kHair)), kPeak, kPeak * kHair);
+            EXPECT_NEAR(schedule.at(at(0, 100 + kHair)), kPeak, kPeak * kHair);
+          }
+          EXPECT_NEAR(schedule.at(by_time ? at(0, 100) : at(1000)), kPeak, kPeak * 1e-9);
+        }
+      }
+    }
+  }
+}
+
+// Adam's constants say how the rate rises, whatever it falls by and however large the steps are.
+TEST(Schedule, WarmupsByRuleAreFactors) {
+  const AdamConstants adam{0.9, 0.95, 1e-8};
+  for (const Timeline& timeline :
+       {Timeline(1000, 16), Timeline(1000, 100), Timeline(1000, 160, {16, 2000})}) {
+    for (auto [name, options] : all_decays()) {
+      const Schedule plain(options, timeline, {8, Unit::kEpochs}, adam);
+      for (const auto rule : {WarmupRule::kUntuned, WarmupRule::kRadam}) {
+        options.warmup_rule = rule;
+        const Schedule schedule(options, timeline, {8, Unit::kEpochs}, adam);
+        SCOPED_TRACE(name);
+        for (int64_t step = 0; step < 50; ++step) {
+          const Progress progress{timeline.samples_after(step), step, 0};
+          const double factor = rule == WarmupRule::kUntuned ? std::min(1.0, 0.05 * (step + 1.0) / 2)
+                                                             : radam_rectification(0.95, step + 1);
+          EXPECT_NEAR(schedule.at(progress), plain.at(progress) * factor, 1e-15) << step;
+          ScheduleState behind;
+          behind.updates_ahead = -3;  // three steps made no update
+          if (step >= 3) {
+            const double later = rule == WarmupRule::kUntuned ? std::min(1.0, 0.05 * (step - 2.0) / 2)
+                                                              : radam_rectification(0.95, step - 2);
+            EXPECT_NEAR(schedule.at(progress, behind), plain.at(progress) * later, 1e-15) << step;
+          }
         }
       }
     }
