@@ -299,7 +299,7 @@ class BadInput(harness.Case):
 
         # The count goes on where a run does.
         longer = self.folder / "longer"
-        shutil.copytree(skipping, longer)
+        shutil.copytree(skipping, longer, symlinks=True)
         self.run_well(self.job, *settings, "run.on_nan=skip", f"run.directory={longer}", "run.duration=50ba", workers=2)
         self.assertEqual([event["skipped"] for event in harness.events(longer, "end")], [4, 5])
 

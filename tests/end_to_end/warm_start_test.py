@@ -473,7 +473,7 @@ class Components(Line):
     def test_moments_need_their_weights(self):
         result, _ = self.start(self.served(), "warm_start.load.optimizer=load", "warm_start.load.weights=reset",
                                "warm_start.load.batch_norm=reset", code=78)
-        self.assert_says(result, "warm_start.load.optimizer is \"load\" without the weights")
+        self.assert_says(result, "warm_start.load.optimizer takes from the parent without the weights")
 
     def test_each_node_reads(self):
         one, other = (self.start(self.served(), f"warm_start.read={reader}", workers=2)[1] for reader in ("rank0", "each-node"))
