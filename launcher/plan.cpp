@@ -152,6 +152,9 @@ void print(const ordered_json& answer) {
   if (!answer["warm_start"].is_null()) print_warm_start(answer["warm_start"]);
   print_treatment(answer["optimizer"]);
   print_worlds(answer["worlds"]);
+  const auto is_epoch = [&](const ordered_json& row) { return row["global_batch"] > data["train"]; };
+  if (std::ranges::any_of(answer["worlds"], is_epoch))
+    std::puts("\nthe batch is larger than an epoch: a step is an epoch, at the rate of the whole batch");
 }
 
 // One object a number of workers, with what is the same for all in each.

@@ -187,6 +187,7 @@ class Plan(Look):
     def test_passes(self):
         row = json.loads(self.plan("--json", "batch.microbatch=5"))[0]
         self.assertEqual(row["accumulation"], 7)
+        self.assertIn("a step is an epoch", self.plan("batch.global=100000"))
 
     def test_how_it_is_trained(self):
         """What does not decay, and the rates of layers."""
