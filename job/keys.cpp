@@ -363,11 +363,8 @@ void add_decay(Table& table) {
       "`warmup_start_factor = 0.04` and `min_lr_factor = 4e-6` where they are not given; `plateau` falls "
       "when "
       "the validation data say so");
-  schedule
-      .key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
-           "share of the peak where the decay ends, or under which it does not go")
-      .only_with(decay, {"cosine", "linear", "polynomial", "step", "exponential", "inverse-sqrt", "wsd",
-                         "one-cycle", "plateau"});
+  schedule.key("min_lr_factor", number(from_to(0, 1)), &ScheduleOptions::min_lr_factor,
+               "share of the peak where the decay ends, or under which it does not go");
   schedule.key("decay_power", number(above(0)), &ScheduleOptions::decay_power, "exponent of the fall")
       .only_with(decay, {"polynomial"});
   schedule
@@ -389,7 +386,7 @@ void add_decay(Table& table) {
   schedule
       .key("timescale", optional_length(), &ScheduleOptions::timescale,
            "the rate falls as sqrt(timescale / (timescale + what was seen since the warm-up))")
-      .default_is("`warmup`")
+      .default_is("`warmup`, where that is a length")
       .only_with(decay, {"inverse-sqrt"});
   schedule
       .key("cooldown", optional_length(), &ScheduleOptions::cooldown,

@@ -166,18 +166,19 @@ std::string report_unknown(const toml::key& key, const std::string& section, Mis
   std::string meant;
   std::string what = (section.empty() ? "unknown section or key '" : "unknown key '") + shown(word) + "'";
   if (!section.empty()) what += " in [" + section + "]";
-  std::string help;
-  if (const auto other = other_names().find(word); other != other_names().end()) {
-    meant = other->second;
-    help = "did you mean '" + meant + "'?";
-  } else {
-    help = did_you_mean(word, known, &meant);
-    if (!meant.empty() && !section.empty()) meant = section + "." + meant;
-  }
+  std::string help = did_you_mean(word, known, &meant);
+  if (!meant.empty() && !section.empty()) meant = section + "." + meant;
 
   for (const Key<Job>& row : job_keys()) {  // a known key that stands in the wrong section
     if (help.empty() && row.name == word)
       help = "did you mean '" + row.full_name() + "'?", meant = row.full_name();
+  }
+  const bool of_job =
+      std::ranges::any_of(job_keys(), [&](const Key<Job>& row) { return row.section == section; });
+  const auto other = other_names().find(word);
+  if (of_job && other != other_names().end() && (help.empty() || other->second.starts_with(section + "."))) {
+    meant = other->second;
+    help = "did you mean '" + meant + "'?";
   }
   mistakes.add(key.source(), what + ", " + (help.empty() ? "expected one of " + enumerate(known) : help));
   return meant;

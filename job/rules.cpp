@@ -114,10 +114,14 @@ void schedule_keys(const Case& it) {
   if (options.decay == Decay::kOneCycle) {
     if (!it.has("schedule.warmup")) options.warmup = {0.3, Unit::kShare};
     if (!it.has("schedule.warmup_shape")) options.warmup_shape = WarmupShape::kCosine;
-    if (!it.has("schedule.warmup_start_factor") && !options.warmup_start_lr && !warms_up_again(it))
+    if (!it.has("schedule.warmup_start_factor") && !options.warmup_start_lr && !warms_up_again(it) &&
+        options.warmup_rule == WarmupRule::kLength)
       options.warmup_start_factor = 0.04;
     if (!it.has("schedule.min_lr_factor")) options.min_lr_factor = 4e-6;
   }
+  if (options.decay == Decay::kConstant && options.min_lr_factor > 0 && it.given.well("schedule.decay") &&
+      !it.given.slipped("schedule.decay"))
+    it.add("schedule.min_lr_factor", "is where a decay ends, expected schedule.decay with it");
   if (!it.given.well("schedule.decay") || !it.has("schedule.decay")) return;
   const bool every = it.has("schedule.decay_every");
   const bool at =

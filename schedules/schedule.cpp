@@ -43,10 +43,9 @@ Schedule::Schedule(const ScheduleOptions& options, const Timeline& timeline, con
   if (needs_start && start_ <= 0 && options_.warmup_rule == WarmupRule::kLength)
     options_.warmup_shape = WarmupShape::kLinear;
   over_ = warmup_end(state);
-  if (options_.warmup_rule == WarmupRule::kUntuned && options_.warmup_shape == WarmupShape::kLinear &&
-      !by_time_) {
-    const int64_t left = std::max<int64_t>(0, untuned_linear_updates(adam_.beta2) - 1 - state.updates_ahead);
-    over_ = before_ + clock({static_cast<double>(left), Unit::kBatches}, timeline, key("warmup"));
+  if (rises_with_updates() && !by_time_) {
+    const auto steps = untuned_linear_updates(adam_.beta2) - 1 - state.updates_ahead;
+    by_rule_ = before_ + static_cast<double>(timeline.samples_after(std::max<int64_t>(0, steps)));
   }
   check_length(timeline, duration);
   set_decay(timeline);
@@ -109,14 +108,10 @@ void Schedule::set_warmup(const Timeline& timeline) {
 
 void Schedule::check_length(const Timeline& timeline, const Length& duration) const {
   if (over_ <= before_ + end_) return;
-  const bool by_rule = options_.warmup_rule != WarmupRule::kLength;
-  const auto steps = std::to_string(timeline.steps_at(static_cast<int64_t>(std::llround(over_ - before_))));
-  throw bad_input(
-      "the warm-up (" + (by_time_ ? to_string(options_.warmup) : steps + " steps") +
-          ") is longer than the run (" + to_string(duration) + ")",
-      key("warmup"),
-      by_rule ? "lengthen run.duration, or give the warm-up a length; \"untuned\" is 2 / (1 - beta2) steps"
-              : "shorten it, or lengthen run.duration");
+  const auto steps = std::to_string(timeline.steps_at(static_cast<int64_t>(std::llround(warmup_))));
+  throw bad_input("the warm-up (" + (by_time_ ? to_string(options_.warmup) : steps + " steps") +
+                      ") is longer than the run (" + to_string(duration) + ")",
+                  key("warmup"), "shorten it, or lengthen run.duration");
 }
 
 void Schedule::set_decay(const Timeline& timeline) {
@@ -240,6 +235,8 @@ bool Schedule::hear(const Progress& after, const ValidationMeasures& scores, Sch
     return hear_measure(after, measure, is_better(measure, state.warmup, more, 0), reached, state);
   }
   if (options_.decay != Decay::kPlateau) return false;
+  const int64_t updates = after.step + state.updates_ahead;
+  if (rises_with_updates() && updates + 1 < untuned_linear_updates(adam_.beta2)) return false;
   // As PyTorch's ReduceLROnPlateau, with a threshold relative to the best.
   ScheduleState::Watch& watch = state.plateau;
   const bool more = options_.decay_metric == DecayMetric::kAccuracy;
@@ -279,6 +276,10 @@ bool Schedule::hear_measure(const Progress& after, double measure, bool better, 
   return true;
 }
 
+bool Schedule::rises_with_updates() const {
+  return options_.warmup_rule == WarmupRule::kUntuned && options_.warmup_shape == WarmupShape::kLinear;
+}
+
 // What Adam's constants ask of update number `t`, from 1.
 double Schedule::by_rule(int64_t t) const {
   switch (options_.warmup_rule) {
@@ -287,8 +288,7 @@ double Schedule::by_rule(int64_t t) const {
     case WarmupRule::kRadam:
       return radam_rectification(adam_.beta2, t);
     case WarmupRule::kUntuned:
-      return options_.warmup_shape == WarmupShape::kExponential ? untuned_exponential(adam_.beta2, t)
-                                                                : untuned_linear(adam_.beta2, t);
+      return rises_with_updates() ? untuned_linear(adam_.beta2, t) : untuned_exponential(adam_.beta2, t);
   }
   return 1;
 }

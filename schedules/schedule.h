@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -52,7 +53,9 @@ class Schedule {
   double peak() const { return peak_; }                // base_lr scaled to the global batch
   const AdamConstants& adam() const { return adam_; }  // likewise
   // In samples, or in seconds where the run's duration is a time.
-  double warmup() const { return over_; }    // the most that it takes; where a measure ended it, that
+  // The most that the warm-up takes; where a measure ended it, that; of one by rule, as if each step were an
+  // update.
+  double warmup() const { return std::max(over_, by_rule_); }
   double before() const { return before_; }  // what the schedule saw before the run
   double end() const { return end_; }        // of the run, without that
 
@@ -67,6 +70,7 @@ class Schedule {
   void set_decay(const Timeline& timeline);
   double fall(double now, double warmup) const;
   double by_rule(int64_t t) const;
+  bool rises_with_updates() const;  // a warm-up by rule that has an end
   bool hear_measure(const Progress& after, double measure, bool better, bool reached,
                     ScheduleState& state) const;
   double warmup_end(const ScheduleState& state) const;  // on the clock
@@ -81,6 +85,7 @@ class Schedule {
   double before_ = 0;  // what the schedule saw before the run
   double warmup_ = 0;  // of its curve
   double over_ = 0;    // when it ends, as far as is known
+  double by_rule_ = 0;
   double start_ = 0;   // share of the peak, where the warm-up begins
   double every_ = 0, scale_ = 0, cooldown_ = 0, settle_ = 0, warmup_min_ = 0;
   std::vector<double> at_;  // ascending

@@ -71,12 +71,19 @@ int64_t samples_of_busiest(const Job& job, int64_t batch, int world, int64_t lea
   return most;
 }
 
+// How many steps a time has nobody knows: of a run by the clock a warm-up by Adam's constants is left out.
+constexpr int64_t kManySteps = int64_t{1} << 40;
+
 // The highest rate of the run, as far as it can be told: what a child goes on with may be over its peak.
 double highest_rate(const Schedule& schedule, const Timeline& timeline, const ScheduleState& state,
                     int64_t steps) {
   if (state.origin.step == 0) return schedule.peak();
+  const bool by_time = steps == 0;
   double highest = 0;
-  for (int64_t step = 0; step < std::max<int64_t>(steps, 1); step += 1 + steps / 4096)
+  for (int place = 0; by_time && place <= 512; ++place)
+    highest = std::max(highest, schedule.at({0, kManySteps, schedule.end() * place / 512}, state));
+  if (by_time) return highest;
+  for (int64_t step = 0; step < steps; step += 1 + steps / 4096)
     highest = std::max(highest, schedule.at({timeline.samples_after(step), step, 0}, state));
   return highest;
 }
@@ -132,9 +139,7 @@ ordered_json curve(const Job& job, const Timeline& timeline, const ScheduleState
     const double seconds = schedule.end() * static_cast<double>(i) / kPlaces;
     const double place =
         by_time ? seconds : static_cast<double>(samples) / static_cast<double>(timeline.epoch_samples());
-    // How many steps a time has nobody knows: a warm-up by Adam's constants is left out.
-    const int64_t steps_done = by_time ? int64_t{1} << 40 : step;
-    points.push_back({place, schedule.at({samples, steps_done, seconds}, state)});
+    points.push_back({place, schedule.at({samples, by_time ? kManySteps : step, seconds}, state)});
   }
   return {{"unit", by_time ? "seconds" : "epochs"}, {"points", points}};
 }

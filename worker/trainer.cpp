@@ -214,6 +214,7 @@ Trainer::Step Trainer::train_step() {
   const Progress before = progress_;
   Step step;
   step.lr = schedule_.at(progress_, schedule_state_);
+  step.momentum = momentum();
   step.samples = batches.global_samples;
   unfreeze();
   reducer_.start_step();
@@ -243,6 +244,12 @@ Trainer::Step Trainer::train_step() {
       step.noise_scale ? steady_noise_scale(schedule_state_) : std::nullopt;
   if (schedule_.hear(progress_, StepMeasures{step.loss, noise_scale}, schedule_state_)) log_warmup_end();
   return step;
+}
+
+double Trainer::momentum() const {
+  const OptimizerOptions& options = run_.job.optimizer;
+  const double usual = has_betas(options.name) ? schedule_.adam().beta1 : options.momentum;
+  return schedule_.momentum_at(progress_, usual, schedule_state_);
 }
 
 // What a group keeps frozen up to now costs no backward pass, and is left as it is as what the loss does not
@@ -325,9 +332,6 @@ bool Trainer::is_good(const Step& step) const {
 void Trainer::update(Step& step) {
   const double most = run_.job.optimizer.max_grad_norm, norm = std::sqrt(step.squared_norm);
   const double clip = most > 0 ? std::max(1.0, (norm + 1e-6) / most) : 1;  // as torch's clip_grad_norm_
-  const OptimizerOptions& options = run_.job.optimizer;
-  step.momentum = schedule_.momentum_at(
-      progress_, has_betas(options.name) ? schedule_.adam().beta1 : options.momentum, schedule_state_);
   const double age = half_life_ > 0 ? static_cast<double>(step.samples) / half_life_ : 0;
   optimizer_->start_step({.lr = step.lr,
                           .gradient_divisor = clip * (loss_scale_ ? loss_scale_->scale : 1),

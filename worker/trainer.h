@@ -63,6 +63,7 @@ class Trainer {
   void start_loader();
   void warn_of_a_jump() const;
   Step train_step();
+  double momentum() const;
   void unfreeze();
   void train_share(int leaf, const std::vector<Batch>& passes, int64_t global_samples);
   at::Tensor loss_of(const Batch& batch);

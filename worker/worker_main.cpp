@@ -253,9 +253,12 @@ void check_not_behind(const Job& job, const TrainState& saved, int64_t train_sam
   const int64_t samples = saved.progress.samples,
                 step = std::max(job.batch.global, job.batch.per_worker * world);
   if (static_cast<double>(samples - step) < end) return;
-  throw bad_input("the run has trained on " + std::to_string(samples) + " samples, and " +
-                      to_string(job.run.duration) + " are " + std::to_string(std::llround(end)),
-                  "run.duration", "a run can be made longer, not shorter; start a new one");
+  throw bad_input(
+      "the run has trained on " + std::to_string(samples) + " samples, and " + to_string(job.run.duration) +
+          " are " + std::to_string(std::llround(end)),
+      "run.duration",
+      "a run can be made longer, not shorter; for a new one give another directory, or in a line move "
+      "this one away");
 }
 
 // state.json of the newest checkpoint that can be read; empty where there is none.

@@ -254,6 +254,25 @@ TEST_F(KeysTest, EveryKeyIsWrittenAndPartOfTheDigestUnlessAResumedRunMayChangeIt
   }
 }
 
+// Defaults that one key sets for another are written out, and go with it.
+TEST_F(KeysTest, AResolvedJobReadsBackToTheSame) {
+  const std::string adam = "optimizer={name=\"adamw\"}";
+  const std::vector<std::vector<std::string>> jobs{
+      {},
+      {"schedule={base_lr=0.1, decay=\"one-cycle\"}"},
+      {adam, "schedule={base_lr=0.1, decay=\"one-cycle\", warmup=\"untuned\", warmup_shape=\"linear\"}"},
+      {adam, "schedule={base_lr=0.1, decay=\"one-cycle\", warmup=\"radam\", warmup_shape=\"linear\"}"},
+      {"schedule={base_lr=0.1, decay=\"one-cycle\", warmup=\"0sp\"}"},
+      {"schedule={base_lr=0.1, warmup=\"0sp\", warmup_shape=\"cosine\", warmup_start_factor=0.1}"},
+      {"schedule={base_lr=0.1, decay=\"constant\", min_lr_factor=0.0}"},
+      {"schedule={base_lr=0.1, warmup=\"0.1dur\", warmup_shape=\"cosine\"}"}};
+  for (const auto& overrides : jobs) {
+    const std::string text = to_toml(read(kFullJob, overrides));
+    EXPECT_EQ(to_toml(read_job(write(text, "again.toml"))), text)
+        << (overrides.empty() ? "" : overrides.back());
+  }
+}
+
 TEST_F(KeysTest, KeysOfBuiltInModelsAreThoseOfTheModelRoom) {
   std::set<std::string> rows, room;
   for (const Key<Job>& key : job_keys()) {

@@ -301,7 +301,36 @@ TEST(Schedule, UntunedWarmups) {
     EXPECT_NEAR(exponential.at(progress), 1 - std::exp(-0.01 * static_cast<double>(t)), 1e-12) << t;
   }
   options.warmup_shape = WarmupShape::kLinear;
-  EXPECT_THROW(Schedule(options, timeline, {100, Unit::kBatches}, adam), Error);  // 199 steps of warm-up
+  EXPECT_EQ(linear.warmup(), 1990);  // which is why `rekindle plan` refuses it for 200 steps
+  EXPECT_NO_THROW(Schedule(options, timeline, {100, Unit::kBatches}, adam));
+
+  // A child whose Adam goes on, of a run that is far behind its warm-up; one that begins with skipped steps.
+  options.decay = Decay::kStep;
+  options.decay_at = {{250, Unit::kBatches}, {4, Unit::kEpochs}};
+  ScheduleState state;
+  state.origin = {30'000, 3000, 0};
+  state.updates_ahead = 3000;
+  const Schedule child(options, timeline, {3, Unit::kEpochs}, adam, state);
+  EXPECT_EQ(child.at(at(0), state), 0.1);
+  EXPECT_EQ(child.warmup(), child.before());
+  state = {};
+  state.updates_ahead = -20;
+  EXPECT_NO_THROW(Schedule(options, timeline, {3, Unit::kEpochs}, adam, state));
+}
+
+TEST(Schedule, APlateauIsNotLookedForWhileTheRateRisesByRule) {
+  ScheduleOptions options;
+  options.base_lr = 1;
+  options.warmup_rule = WarmupRule::kUntuned;
+  options.decay = Decay::kPlateau;
+  options.decay_patience = 0;
+  const Schedule schedule(options, Timeline(10'000, 10), {3, Unit::kEpochs}, {0.9, 0.99, 1e-8});
+  ScheduleState state;
+  for (const int64_t step : {50, 100, 198})
+    EXPECT_FALSE(schedule.hear(Progress{10 * step, step, 0}, ValidationMeasures{1, 0.5}, state));
+  EXPECT_EQ(state.plateau, ScheduleState::Watch{});
+  EXPECT_FALSE(schedule.hear(Progress{2000, 200, 0}, ValidationMeasures{1, 0.5}, state));
+  EXPECT_TRUE(schedule.hear(Progress{2100, 210, 0}, ValidationMeasures{1, 0.5}, state));
 }
 
 TEST(Schedule, WhatDoesNotFitTogetherIsRefused) {
